@@ -1,0 +1,185 @@
+"""Everything random about a view, drawn for a whole batch at once.
+
+The draws are made on the CPU: the same seed gives the same views on every device, and the host knows which
+images an operation touches, so that rendering never waits for the device.
+
+Distributions are torchvision's: RandomResizedCrop.get_params and ColorJitter.get_params.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .policy import ViewPolicy
+
+CROP_ATTEMPTS = 10  # torchvision's
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """What is done to each image of a batch: CPU tensors with one row per image.
+
+    Args:
+        boxes: float64 (B, 4), crop as top, left, height, width in pixels of the original image.
+        sizes: int64 (B, 2), height and width of the original image.
+        flip: bool (B,), mirror the crop horizontally.
+        jitter: bool (B,), apply the four jitter operations.
+        jitter_order: int64 (B, 4), operation at each position; 0 brightness, 1 contrast, 2 saturation, 3 hue.
+        brightness: float32 (B,), factor at least 0; 1 changes nothing.
+        contrast: float32 (B,), factor at least 0; 1 changes nothing.
+        saturation: float32 (B,), factor at least 0; 1 changes nothing.
+        hue: float32 (B,), turns of the colour circle in [-0.5, 0.5]; 0 changes nothing.
+        grayscale: bool (B,), drop colour.
+        blur: bool (B,), apply a Gaussian blur.
+        blur_sigma: float32 (B,), its standard deviation in pixels of the view.
+        solarize: bool (B,), invert values from the threshold upwards.
+        blur_kernel_fraction: kernel width as a fraction of the view's side.
+        solarize_threshold: in [0, 255].
+    """
+
+    boxes: Tensor
+    sizes: Tensor
+    flip: Tensor
+    jitter: Tensor
+    jitter_order: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    grayscale: Tensor
+    blur: Tensor
+    blur_sigma: Tensor
+    solarize: Tensor
+    blur_kernel_fraction: float
+    solarize_threshold: float
+
+
+def sample_view(policy: ViewPolicy, sizes: Tensor, generator: torch.Generator) -> ViewParameters:
+    """Draw one view's parameters for every image.
+
+    The number of draws does not depend on the policy, so changing one probability moves no other choice.
+
+    Args:
+        policy: the distribution.
+        sizes: int64 (B, 2) on the CPU, height and width of each original image in pixels.
+        generator: a CPU generator.
+
+    Raises:
+        ValueError: sizes or generator not on the CPU, or sizes of another shape or not positive.
+    """
+    _check_sizes(sizes)
+    if generator.device.type != "cpu":
+        raise ValueError(
+            f"The generator is on {generator.device}; views are sampled on the CPU so that every device gets "
+            "the same ones: pass torch.Generator() without a device."
+        )
+    batch = len(sizes)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator, dtype=torch.float64) * (high - low) + low
+
+    def happens(probability: float) -> Tensor:
+        return uniform(0, 1) < probability
+
+    def factor(strength: float) -> Tensor:
+        return uniform(max(0.0, 1.0 - strength), 1.0 + strength).float()
+
+    area_fractions = uniform(*policy.crop_scale, CROP_ATTEMPTS)
+    log_low, log_high = (math.log(ratio) for ratio in policy.crop_ratio)
+    ratios = uniform(log_low, log_high, CROP_ATTEMPTS).exp()
+    positions = uniform(0, 1, 2)
+    return ViewParameters(
+        boxes=_crop_boxes(sizes, area_fractions, ratios, positions, policy.crop_ratio),
+        sizes=sizes,
+        flip=happens(policy.flip_prob),
+        jitter=happens(policy.jitter_prob),
+        jitter_order=uniform(0, 1, 4).argsort(dim=1),
+        brightness=factor(policy.brightness),
+        contrast=factor(policy.contrast),
+        saturation=factor(policy.saturation),
+        hue=uniform(-policy.hue, policy.hue).float(),
+        grayscale=happens(policy.grayscale_prob),
+        blur=happens(policy.blur_prob),
+        blur_sigma=uniform(*policy.blur_sigma).float(),
+        solarize=happens(policy.solarize_prob),
+        blur_kernel_fraction=policy.blur_kernel_fraction,
+        solarize_threshold=policy.solarize_threshold,
+    )
+
+
+def center_view(sizes: Tensor, crop_fraction: float) -> ViewParameters:
+    """The evaluation view: the centred square of side `crop_fraction` times the shorter side, nothing else.
+
+    `crop_fraction=224 / 256` is the usual resize to 256 followed by a central crop of 224.
+
+    Args:
+        sizes: int64 (B, 2) on the CPU, height and width of each original image in pixels.
+        crop_fraction: in (0, 1].
+
+    Raises:
+        ValueError: crop_fraction outside (0, 1], or sizes as in `sample_view`.
+    """
+    _check_sizes(sizes)
+    if not 0 < crop_fraction <= 1:
+        raise ValueError(
+            f"crop_fraction={crop_fraction} must lie above 0 and at most at 1, the image's shorter side."
+        )
+    batch = len(sizes)
+    sides = (crop_fraction * sizes.amin(dim=1, keepdim=True).double()).expand(batch, 2)
+    never, zero, one = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch), torch.ones(batch)
+    return ViewParameters(
+        boxes=torch.cat([(sizes - sides) / 2, sides], dim=1),
+        sizes=sizes,
+        flip=never,
+        jitter=never,
+        jitter_order=torch.arange(4).expand(batch, 4),
+        brightness=one,
+        contrast=one,
+        saturation=one,
+        hue=zero,
+        grayscale=never,
+        blur=never,
+        blur_sigma=one,
+        solarize=never,
+        blur_kernel_fraction=0.1,
+        solarize_threshold=128,
+    )
+
+
+def _crop_boxes(
+    sizes: Tensor, area_fractions: Tensor, ratios: Tensor, positions: Tensor, ratio_range: tuple[float, float]
+) -> Tensor:
+    """Boxes (B, 4) of the first attempt that fits into the image, else torchvision's central fallback."""
+    height, width = sizes.double().unbind(dim=1)
+    areas = area_fractions * (height * width)[:, None]
+    crops = torch.stack(
+        [(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2
+    )  # (B, 10, 2)
+    fits = ((crops > 0) & (crops <= sizes[:, None])).all(dim=2)
+    first = fits.int().argmax(dim=1)
+    crop = crops[torch.arange(len(sizes)), first]
+    corner = (positions * (sizes - crop + 1)).floor()
+
+    lowest, highest = ratio_range
+    # A crop of less than half a pixel would round to nothing; torchvision leaves that case open.
+    fallback_height = torch.minimum(height, (width / lowest).round().clamp(min=1))
+    fallback_width = torch.minimum(width, (height * highest).round().clamp(min=1))
+    fallback = torch.stack([fallback_height, fallback_width], dim=1)
+    central = ((sizes - fallback) / 2).floor()
+
+    fitted = fits.any(dim=1)[:, None]
+    return torch.cat([torch.where(fitted, corner, central), torch.where(fitted, crop, fallback)], dim=1)
+
+
+def _check_sizes(sizes: Tensor) -> None:
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.device.type != "cpu":
+        raise ValueError(
+            f"sizes has shape {tuple(sizes.shape)} on {sizes.device}; pass a CPU tensor of shape (B, 2) with "
+            "the height and width of each original image."
+        )
+    if len(sizes) and sizes.min() < 1:
+        raise ValueError(f"sizes holds {sizes.min().item()}; heights and widths are at least 1 pixel.")

@@ -1,0 +1,84 @@
+"""One encoded image (JPEG, PNG, ...) to one uint8 array of a fixed shape.
+
+The whole picture is kept: it is squeezed to a square, and its height and width are returned with it, so that
+a crop sampled in original coordinates keeps its exact scale and aspect ratio.
+"""
+
+import io
+
+import numpy as np
+import PIL.Image
+from PIL.Image import Transpose
+
+# What undoes each EXIF orientation.
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+# Orientations in which height and width change places.
+_QUARTER_TURNS = (5, 6, 7, 8)
+
+
+class UndecodableImageError(ValueError):
+    """The bytes are not an image that can be read: truncated, not an image at all, or absurdly large."""
+
+
+def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an image and squeeze it to `size` x `size` pixels, ignoring its aspect ratio.
+
+    Every image becomes 8 bit RGB: greyscale is repeated, CMYK converted, 16 bit scaled down, alpha dropped,
+    and of an animation the first frame is taken. The EXIF orientation is applied, as `datasets` does.
+    Resizing is antialiased bilinear; a large JPEG is reduced by 2, 4 or 8 while it is decoded, never below
+    `size`.
+
+    Args:
+        data: the bytes of an image file, in any format that Pillow reads.
+        size: side of the returned image in pixels, at least 1.
+
+    Returns:
+        The image, uint8 of shape (3, size, size), and the (height, width) that it had before resizing.
+
+    Raises:
+        UndecodableImageError: the bytes are no image, are truncated, or hold too many pixels to be decoded.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            image.draft(None, (size, size))
+            image.load()
+            orientation = image.getexif().get(PIL.Image.ExifTags.Base.Orientation)
+            rgb = _to_rgb(image)
+    # Pillow's readers raise almost anything on broken files: OSError, SyntaxError, struct.error, IndexError.
+    except Exception as error:
+        raise UndecodableImageError(
+            f"An image of {len(data)} bytes cannot be decoded ({type(error).__name__}: {error}); "
+            "replace the file or remove its row."
+        ) from error
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    if orientation in _QUARTER_TURNS:
+        width, height = height, width
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), PIL.Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), (height, width)
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # Pillow's own conversion would clip 16 bit values at 255 instead of scaling them.
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values do not fit in 16 bits")
+        return PIL.Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("it holds floating-point values, whose range is unknown")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,228 @@
+"""Where images come from: a Hub stream, a local parquet folder, an image folder, or the embedded set.
+
+Whatever it is, it comes out as one `ImageSource` whose rows hold undecoded images, so that shuffling,
+skipping and splitting between ranks cost nothing.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from hf_ssl.data.textures import make_textures
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One split of an image data set, its images undecoded.
+
+    Attributes:
+        name: what was opened: a Hub id, a folder, or "embedded".
+        split: the name of the split.
+        revision: the commit of the Hub data set, None for local data.
+        num_rows: number of rows in the split.
+        class_names: names of the classes in the order of their integer labels, None where the data has none.
+        dataset: the rows: `datasets.Dataset` (random access) or `datasets.IterableDataset` (a stream).
+        image_column: column with the images, each a dict of `bytes` and `path`.
+        label_column: column with integer labels, None where labels are not wanted or not there.
+    """
+
+    name: str
+    split: str
+    revision: str | None
+    num_rows: int
+    class_names: list[str] | None
+    dataset: datasets.Dataset | datasets.IterableDataset
+    image_column: str
+    label_column: str | None
+
+    @property
+    def is_stream(self) -> bool:
+        """True where rows can only be read one after the other."""
+        return isinstance(self.dataset, datasets.IterableDataset)
+
+
+def open_source(
+    dataset: str,
+    *,
+    split: str,
+    image_column: str = "image",
+    label_column: str | None = "label",
+    num_rows: int | None = None,
+) -> ImageSource:
+    """Open one split of an image data set.
+
+    Args:
+        dataset: "embedded"; or a folder with parquet files (`data/<split>-*.parquet`, the Hub's layout); or a
+            folder with images (`<split>/<class>/*.jpg`); otherwise the id of a Hub data set, to be streamed,
+            better with a branch, tag or commit as in `org/name@revision`: a commit pins the data.
+        split: name of the split, e.g. "train".
+        image_column: name of the column with the images.
+        label_column: name of the column with integer class labels; None for data without labels.
+        num_rows: number of rows of a stream, needed where its card does not state it.
+
+    Raises:
+        FileNotFoundError: the folder or the Hub data set does not exist, or the folder holds no images.
+        ConnectionError: the Hub cannot be reached.
+        ValueError: unknown split or column, labels that are not integers, number of rows unknown.
+    """
+    name, revision = dataset, None
+    if dataset == EMBEDDED:
+        rows = make_textures(split)
+    elif Path(dataset).expanduser().is_dir():
+        rows = _open_folder(Path(dataset).expanduser(), split)
+    elif hub_id := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", dataset):
+        name, revision = hub_id.groups()
+        rows = _open_stream(name, split, revision)
+    else:
+        raise FileNotFoundError(
+            f"The data folder {dataset!r} does not exist: give an existing folder, a Hub id like "
+            f'"clane9/imagenet-100", or "{EMBEDDED}".'
+        )
+    return wrap_dataset(
+        rows,
+        name=name,
+        split=split,
+        revision=revision,
+        image_column=image_column,
+        label_column=label_column,
+        num_rows=num_rows,
+    )
+
+
+def wrap_dataset(
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    *,
+    name: str,
+    split: str,
+    revision: str | None = None,
+    image_column: str = "image",
+    label_column: str | None = "label",
+    num_rows: int | None = None,
+) -> ImageSource:
+    """Make a source of a data set that is already open, map-style or a stream.
+
+    Args:
+        dataset: the rows of one split.
+        name: what to call the data set in messages and results.
+        split: name of the split; the number of a stream's rows is looked up under it.
+        revision: commit of the data set, for the record.
+        image_column: name of the column with the images.
+        label_column: name of the column with integer class labels; None for data without labels.
+        num_rows: number of rows of a stream, needed where its `info` does not state it.
+
+    Raises:
+        ValueError: a column is missing or of the wrong kind, or the number of rows is unknown or wrong.
+    """
+    if dataset.features is None:
+        dataset = dataset._resolve_features()
+    features = dataset.features
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if column is not None and column not in features:
+            raise ValueError(
+                f"{argument}={column!r} is not a column of {name!r}, which has {sorted(features)}: "
+                f"set {argument} to one of these"
+                + (" or to None for data without labels." if argument == "label_column" else ".")
+            )
+    if not isinstance(features[image_column], datasets.Image):
+        raise ValueError(
+            f"The column {image_column!r} of {name!r} holds {features[image_column]}, not images: set "
+            f"image_column to one of {[c for c, f in features.items() if isinstance(f, datasets.Image)]}."
+        )
+    columns = [image_column]
+    class_names = None
+    if label_column is not None:
+        columns.append(label_column)
+        class_names = _class_names(name, features[label_column], label_column)
+    dataset = dataset.select_columns(columns).cast_column(image_column, datasets.Image(decode=False))
+    return ImageSource(
+        name=name,
+        split=split,
+        revision=revision,
+        num_rows=_count_rows(dataset, name, split, num_rows),
+        class_names=class_names,
+        dataset=dataset,
+        image_column=image_column,
+        label_column=label_column,
+    )
+
+
+def _open_folder(folder: Path, split: str) -> datasets.Dataset:
+    shards = sorted([*folder.glob("data/*.parquet"), *folder.glob("*.parquet")])
+    if shards:
+        # "train-00000-of-00017.parquet" is the Hub's way of naming shards, "train.parquet" the single file's.
+        by_split: dict[str, list[str]] = {}
+        for shard in shards:
+            by_split.setdefault(re.sub(r"-\d+(-of-\d+.*)?$", "", shard.stem), []).append(str(shard))
+        _check_split(str(folder), split, by_split)
+        return datasets.load_dataset("parquet", data_files={split: by_split[split]}, split=split)
+
+    splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not splits:
+        raise FileNotFoundError(
+            f"The folder {str(folder)!r} holds neither data/<split>-*.parquet nor <split>/<class>/*.jpg: "
+            "bring the files into one of these layouts."
+        )
+    _check_split(str(folder), split, splits)
+    # All splits are listed even though one is opened, so that a class missing from one does not shift labels.
+    files = {name: str(folder / name / "**") for name in splits}
+    return datasets.load_dataset("imagefolder", data_files=files, split=split)
+
+
+def _open_stream(dataset: str, split: str, revision: str | None) -> datasets.IterableDataset:
+    try:
+        splits = datasets.load_dataset(dataset, revision=revision, streaming=True)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"{dataset!r} (revision {revision!r}) is neither a local folder nor a data set on the Hub that "
+            "you may read: check the name and the revision, or log in with `hf auth login`."
+        ) from error
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{dataset!r} is not a local folder, and the Hub cannot be reached to stream it ({error}): "
+            f'check the network, or give a local folder in the Hub\'s layout, or "{EMBEDDED}".'
+        ) from error
+    _check_split(dataset, split, splits)
+    return splits[split]
+
+
+def _check_split(dataset: str, split: str, available: Iterable[str]) -> None:
+    if split not in available:
+        raise ValueError(f"{dataset!r} has no split {split!r}: set the split to one of {sorted(available)}.")
+
+
+def _class_names(dataset: str, feature: object, label_column: str) -> list[str] | None:
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    if isinstance(feature, datasets.Value) and "int" in feature.dtype:
+        return None
+    raise ValueError(
+        f"The label column {label_column!r} of {dataset!r} holds {feature}, not integer class labels: set "
+        "label_column to another column or to None, or encode it with `class_encode_column`."
+    )
+
+
+def _count_rows(
+    dataset: datasets.Dataset | datasets.IterableDataset, name: str, split: str, given: int | None
+) -> int:
+    if isinstance(dataset, datasets.Dataset):
+        if given not in (None, dataset.num_rows):
+            raise ValueError(
+                f"num_rows={given} was given, but {name!r} ({split}) has {dataset.num_rows} rows: leave it "
+                "out, it is for streams."
+            )
+        return dataset.num_rows
+    if given is not None:
+        return given
+    info = (dataset.info.splits or {}).get(split)
+    # A card without statistics says 0.
+    if info is None or not info.num_examples:
+        raise ValueError(
+            f"The number of rows of the stream {name!r} ({split}) is unknown, its card does not state it: "
+            "give it as num_rows, or download the data set and give the local folder."
+        )
+    return info.num_examples

@@ -1,0 +1,1 @@
+"""Evaluation of a frozen encoder: features, linear probe, metrics with intervals, results.json."""

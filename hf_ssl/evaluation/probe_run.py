@@ -1,0 +1,133 @@
+"""`hf-ssl probe RUN`: evaluate a pretraining run by a linear probe and complete its results.json."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import save_file
+from timm.layers import set_fused_attn
+from transformers import AutoModel
+
+import hf_ssl  # noqa: F401  registers the models with AutoModel
+from hf_ssl.data import ImageLoader, ImageSource, open_source
+from hf_ssl.evaluation.evaluate_encoder import evaluate_linear_probe
+from hf_ssl.evaluation.pictures import draw_pictures
+from hf_ssl.evaluation.probe_arguments import ProbeArguments
+from hf_ssl.evaluation.results import read_results, write_results
+
+PROBE = "probe.safetensors"
+
+
+@dataclass
+class DataArguments:
+    """What a run is probed on; everything that is left out is what the run was pretrained with."""
+
+    dataset: str | None = field(
+        default=None, metadata={"help": "Hub id (org/name@revision), folder, or 'embedded'; the run's by default."}
+    )
+    train_split: str | None = field(default=None, metadata={"help": "Split that the classifier is fitted to."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split that it is measured on."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with the class labels."})
+    crop_fraction: float = field(
+        default=1.0, metadata={"help": "Share of an image's shorter side that the encoder sees; 0.875 is usual at 224 px."}
+    )
+    encode_batch_size: int = field(default=256, metadata={"help": "Images encoded at once."})
+    num_threads: int = field(default=2, metadata={"help": "Decoding threads."})
+    mixed_precision: Literal["no", "bf16", "fp16"] = field(
+        default="no", metadata={"help": "Autocast of the encoder; float32 by default."}
+    )
+    raw_pixels: bool = field(default=True, metadata={"help": "Probe the raw pixels too."})
+
+
+def probe_run(
+    run: Path, data: DataArguments, arguments: ProbeArguments, command: str, report: Callable[[str], None] = print
+) -> dict:
+    """Probe the run's encoder, the same encoder at random initialisation, and the raw pixels.
+
+    Writes the evaluation into RUN/results.json, the classifier into RUN/probe.safetensors (`weight` (classes,
+    features) and `bias` (classes,), the batch norm folded into them) and pictures into RUN/pictures.
+
+    Returns:
+        The complete results.
+
+    Raises:
+        FileNotFoundError: if the folder holds no finished pretraining run.
+        ValueError: if the data has no labels, or an argument is not allowed.
+    """
+    if not (run / "results.json").is_file():
+        raise FileNotFoundError(f"'{run}' holds no results.json; give the folder of a finished `hf-ssl pretrain` run.")
+    results = read_results(run / "results.json")
+    trained_with = results["pretraining"]["arguments"]
+    dataset = data.dataset or trained_with["dataset"]
+    train_split = data.train_split or trained_with["train_split"]
+    eval_split = data.eval_split or trained_with["eval_split"]
+    device = Accelerator(mixed_precision=data.mixed_precision).device
+    set_fused_attn(enable=device.type != "cpu")
+
+    pretrained = AutoModel.from_pretrained(run / "pretraining").to(device)
+    set_seed(trained_with["seed"])
+    random = AutoModel.from_config(pretrained.config).to(device)
+    config = pretrained.config
+
+    def open_loader(split: str) -> tuple[ImageSource, ImageLoader]:
+        source = open_source(
+            dataset,
+            split=split,
+            image_column=trained_with["image_column"],
+            label_column=data.label_column or trained_with["label_column"],
+        )
+        loader = ImageLoader(
+            source,
+            batch_size=data.encode_batch_size,
+            image_size=trained_with["storage_size"] or config.image_size,
+            shuffle=False,
+            drop_last=False,
+            num_threads=data.num_threads,
+        )
+        return source, loader
+
+    train_source, train_loader = open_loader(train_split)
+    test_source, test_loader = open_loader(eval_split)
+    class_names = train_source.class_names
+    if class_names is None:
+        raise ValueError(f"The dataset '{dataset}' names no classes; probe on one whose label column is a ClassLabel.")
+    evaluation = evaluate_linear_probe(
+        {"pretrained": pretrained, "random": random},
+        train_loader,
+        test_loader,
+        num_classes=len(class_names),
+        output_size=config.image_size,
+        mean=config.image_mean,
+        std=config.image_std,
+        arguments=arguments,
+        crop_fraction=data.crop_fraction,
+        raw_pixels=data.raw_pixels,
+        device=device,
+        autocast_dtype={"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[data.mixed_precision],
+        report=report,
+    )
+    results["evaluation"] = {
+        "dataset": test_source.name,
+        "revision": test_source.revision,
+        "train_split": train_split,
+        "split": eval_split,
+        "num_train": evaluation.num_train,
+        "num_test": evaluation.num_test,
+        "num_classes": len(class_names),
+        "class_names": class_names,
+        "image_size": config.image_size,
+        "crop_fraction": data.crop_fraction,
+        "protocol": evaluation.protocol,
+        "wall_time_s": evaluation.wall_time_s,
+        "command": command,
+        "results": evaluation.results,
+    }
+    classifier = evaluation.classifiers["pretrained"]
+    save_file({name: weight.contiguous() for name, weight in classifier.state_dict().items()}, run / PROBE)
+    draw_pictures(run, test_loader)
+    write_results(run / "results.json", results)
+    return results

@@ -1,0 +1,1 @@
+"""Objectives that stand on their own: tensors in, a scalar out."""

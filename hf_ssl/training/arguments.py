@@ -1,0 +1,167 @@
+"""What a pretraining run is made of: the arguments of data, views, optimisation and bookkeeping."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from hf_ssl.augment import ViewPolicy
+from hf_ssl.recipes import YamlDict, parse_arguments, read_recipe
+
+
+class Views:
+    """What argparse calls to read `views`: on the command line YAML or JSON, such as `'[{crop_scale: [0.2, 1]}]'`."""
+
+    def __new__(cls, value: str | Sequence[dict[str, Any] | ViewPolicy]) -> tuple[ViewPolicy, ...]:
+        """Build one policy for each mapping of `ViewPolicy`'s fields."""
+        given = yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(given, (list, tuple)) or not given:
+            raise ValueError(f"views is {value!r}; give a list with one mapping for each view, such as '[{{}}]'.")
+        known = [policy_field.name for policy_field in dataclasses.fields(ViewPolicy)]
+        policies = []
+        for policy in given:
+            if isinstance(policy, ViewPolicy):
+                policies.append(policy)
+                continue
+            unknown = set(policy or {}) - set(known)
+            if unknown:
+                raise ValueError(f"views has the unknown key '{min(unknown)}'; a view's keys are {', '.join(known)}.")
+            policies.append(ViewPolicy(**(policy or {})))
+        return tuple(policies)
+
+
+def _argument(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class PretrainArguments:
+    """Arguments of `hf-ssl pretrain` beside those of the model.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    output_dir: str | None = _argument(None, "Folder of the run; runs/<recipe> if not given.")
+    resume_from_checkpoint: str | None = _argument(None, "A checkpoint's folder, or 'latest' of output_dir.")
+
+    dataset: str = _argument("embedded", "Hub id (org/name@revision), folder of parquet or images, or 'embedded'.")
+    train_split: str = _argument("train", "Split that is trained on.")
+    eval_split: str = _argument("validation", "Split that the linear probe is tested on.")
+    num_train_images: int | None = _argument(None, "Rows of the training split, for streams whose card lacks it.")
+    image_column: str = _argument("image", "Column with the images.")
+    label_column: str | None = _argument("label", "Column with class labels; pretraining never reads them.")
+    storage_size: int | None = _argument(
+        None, "Side in pixels at which whole images wait for their crops; image_size if not given."
+    )
+    num_threads: int = _argument(2, "Decoding threads of each process.")
+    views: Views = _argument(Views([{}]), "One mapping of ViewPolicy fields for each view.")
+
+    epochs: float = _argument(100.0, "Passes over the training split.")
+    max_steps: int | None = _argument(None, "Optimiser steps to stop after, if that comes before the epochs' end.")
+    batch_size: int = _argument(256, "Images of each process and micro-batch.")
+    gradient_accumulation_steps: int = _argument(1, "Micro-batches of an optimiser step.")
+    optimizer: Literal["adam", "adamw", "sgd", "lars"] = _argument("adamw", "Optimiser.")
+    learning_rate: float = _argument(1e-3, "Peak learning rate, before lr_scaling.")
+    lr_scaling: Literal["none", "linear", "sqrt"] = _argument(
+        "none", "linear: learning_rate · effective batch / 256; sqrt: learning_rate · √(effective batch)."
+    )
+    lr_schedule: Literal["constant", "cosine"] = _argument("cosine", "What follows the warm-up.")
+    warmup_epochs: float = _argument(0.0, "Epochs over which the learning rate rises linearly from 0.")
+    weight_decay: float = _argument(0.0, "Of weights; biases, norms, positions and tokens have none.")
+    momentum: float = _argument(0.9, "Of sgd and lars.")
+    adam_beta1: float = _argument(0.9, "Of adam and adamw.")
+    adam_beta2: float = _argument(0.999, "Of adam and adamw; 0.95 in MAE.")
+    lars_trust_coefficient: float = _argument(0.001, "Of lars.")
+    lars_trust_clip: bool = _argument(False, "Whether lars never raises a layer's learning rate.")
+    max_grad_norm: float | None = _argument(None, "Norm that gradients are clipped to.")
+
+    mixed_precision: Literal["no", "bf16", "fp16"] = _argument("no", "Autocast of forward and backward.")
+    gradient_checkpointing: bool = _argument(False, "Recompute activations: less memory, more time.")
+    channels_last: bool = _argument(False, "Memory format that convolutions are faster in.")
+    compile: bool = _argument(False, "Pass the model through torch.compile.")
+
+    seed: int = _argument(0, "Of initialisation, order, views and masks.")
+    logging_steps: int = _argument(10, "Optimiser steps between log lines.")
+    checkpoint_epochs: float = _argument(1.0, "Epochs between checkpoints.")
+    checkpoint_limit: int = _argument(2, "Checkpoints that are kept, the newest.")
+    report_to: str | None = _argument(None, "Tracker of Accelerate: tensorboard, wandb, trackio, mlflow, …")
+
+    def __post_init__(self):
+        self.views = Views(self.views)
+        for name in ("batch_size", "gradient_accumulation_steps", "num_threads", "logging_steps", "checkpoint_limit"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("epochs", "learning_rate", "checkpoint_epochs"):
+            _check(self, name, getattr(self, name) > 0, "above 0")
+        for name in ("warmup_epochs", "weight_decay", "seed"):
+            _check(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("momentum", "adam_beta1", "adam_beta2"):
+            _check(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("max_steps", "max_grad_norm", "storage_size"):
+            _check(self, name, getattr(self, name) is None or getattr(self, name) > 0, "above 0, or left out")
+
+    def peak_learning_rate(self, effective_batch_size: int) -> float:
+        """The learning rate after warm-up, for a batch over all processes and accumulation steps."""
+        factor = {"none": 1.0, "linear": effective_batch_size / 256, "sqrt": effective_batch_size**0.5}
+        return self.learning_rate * factor[self.lr_scaling]
+
+
+def _check(arguments: Any, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {getattr(arguments, name)}; choose a value {allowed}.")
+
+
+def parse_pretrain(argv: Sequence[str], prog: str = "hf-ssl pretrain") -> tuple[str, PretrainArguments, PreTrainedConfig]:
+    """Read `--config RECIPE [--any_field value …]`.
+
+    Returns:
+        The recipe's name, the arguments with their output folder filled in, and the model's config.
+
+    Raises:
+        ValueError: an unknown key or a value that does not fit.
+        FileNotFoundError: an unknown recipe.
+    """
+    recipe_name, argv = _take_recipe(argv)
+    recipe = read_recipe(recipe_name)
+    model_type = recipe.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"The recipe '{recipe_name}' has the model_type {model_type!r}; set it to a method's, like 'simclr'.")
+    config_class = CONFIG_MAPPING[model_type]
+    arguments, model = parse_arguments(
+        argv,
+        recipe,
+        [PretrainArguments, _model_arguments(config_class)],
+        prog=f"{prog} --config {recipe_name}",
+        description="Pretrain a model. Every field of the recipe is a flag; the command line wins.",
+    )
+    name = recipe_name.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+    if arguments.output_dir is None:
+        arguments.output_dir = f"runs/{name}"
+    return name, arguments, config_class(**dataclasses.asdict(model))
+
+
+def _take_recipe(argv: Sequence[str]) -> tuple[str, list[str]]:
+    argv = list(argv)
+    for position, flag in enumerate(argv):
+        if flag.startswith("--config="):
+            return flag.split("=", 1)[1], argv[:position] + argv[position + 1 :]
+        if flag == "--config" and position + 1 < len(argv):
+            return argv[position + 1], argv[:position] + argv[position + 2 :]
+    raise ValueError("No recipe was given; add --config with a recipe's name, such as simclr_report, or a YAML file.")
+
+
+def _model_arguments(config_class: type[PreTrainedConfig]) -> type:
+    """The config's own fields as a dataclass that HfArgumentParser understands."""
+    inherited = {inherited_field.name for inherited_field in dataclasses.fields(PreTrainedConfig)}
+    fields = []
+    for own in dataclasses.fields(config_class):
+        if own.name in inherited:
+            continue
+        copy = field(metadata={"help": f"Of the model, see {config_class.__name__}."})
+        copy.default, copy.default_factory = own.default, own.default_factory
+        is_mapping = getattr(own.type, "__origin__", None) is dict
+        fields.append((own.name, YamlDict if is_mapping else own.type, copy))
+    return dataclasses.make_dataclass("ModelArguments", fields)

@@ -1,0 +1,254 @@
+"""The pretraining loop: batches, views, loss, step; the same for every method.
+
+The order of images is a pure function of (seed, epoch, rank, world size), the views of a micro-batch one of
+(seed, its position, rank), and the random state that masks are drawn from is part of a checkpoint: a resumed run
+equals an uninterrupted one.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.layers import set_fused_attn
+from torch import nn
+from transformers import AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
+
+from hf_ssl.augment import make_views
+from hf_ssl.data.loader import ImageBatch, ImageLoader
+from hf_ssl.data.sources import open_source
+from hf_ssl.evaluation.results import write_results
+from hf_ssl.training.arguments import PretrainArguments
+from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from hf_ssl.training.environment import describe_hardware, describe_versions
+from hf_ssl.training.optimizers import create_optimizer, create_schedule
+from hf_ssl.training.progress import Progress, thin_curve
+
+
+def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig, command: str) -> Path:
+    """Pretrain a model and leave it in `output_dir`.
+
+    The run's folder then holds `pretraining/` (the model), `results.json` (its pretraining part), `recipe.yaml` (all
+    arguments), `log.jsonl` and `checkpoints/`.
+
+    Args:
+        recipe: the recipe's name, for the record.
+        arguments: what to train on and how.
+        config: of a model that `AutoModelForPreTraining` knows.
+        command: the command line, for the record.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        FileExistsError: if the folder holds a run already and this one does not resume it.
+        FloatingPointError: if the loss is not finite; the last checkpoint is kept.
+        KeyboardInterrupt: after a checkpoint was written.
+    """
+    run = Path(arguments.output_dir)
+    if arguments.resume_from_checkpoint is None and (list_checkpoints(run) or (run / "results.json").exists()):
+        raise FileExistsError(
+            f"{run} holds a run already; choose another --output_dir, or continue it with "
+            "--resume_from_checkpoint latest."
+        )
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to,
+        project_dir=str(run),
+    )
+    device = accelerator.device
+    # In bf16 on a CPU torch's fused attention is slower than plain products; elsewhere it is faster.
+    set_fused_attn(enable=device.type != "cpu")
+    set_seed(arguments.seed)
+
+    source = open_source(
+        arguments.dataset,
+        split=arguments.train_split,
+        image_column=arguments.image_column,
+        label_column=None,
+        num_rows=arguments.num_train_images,
+    )
+    loader = ImageLoader(
+        source,
+        batch_size=arguments.batch_size,
+        image_size=arguments.storage_size or config.image_size,
+        seed=arguments.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_threads=arguments.num_threads,
+    )
+    accumulation = arguments.gradient_accumulation_steps
+    effective_batch_size = arguments.batch_size * accumulation * accelerator.num_processes
+    steps_per_epoch = loader.batches_per_epoch / accumulation
+    total_steps = max(int(arguments.epochs * steps_per_epoch), 1)
+    if arguments.max_steps is not None:
+        total_steps = min(total_steps, arguments.max_steps)
+
+    model = AutoModelForPreTraining.from_config(config)
+    _prepare_model(model, arguments, accelerator)
+    learning_rate = arguments.peak_learning_rate(effective_batch_size)
+    optimizer = create_optimizer(model, arguments, learning_rate)
+    schedule = create_schedule(optimizer, arguments, total_steps, steps_per_epoch)
+    # Not through prepare, which would step the schedule once for every process.
+    accelerator.register_for_checkpointing(schedule)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    set_seed(arguments.seed, device_specific=True)
+
+    position = Position(order=_order(arguments, accelerator, total_steps))
+    if arguments.resume_from_checkpoint is not None:
+        checkpoint = find_checkpoint(run, arguments.resume_from_checkpoint)
+        position = load_checkpoint(accelerator, checkpoint, position.order)
+    settings = {"recipe": recipe, **_plain(arguments), "model": _own_fields(config)}
+    if accelerator.is_main_process:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    if arguments.report_to is not None:
+        accelerator.init_trackers("hf_ssl", config={"recipe": recipe, "learning_rate": learning_rate})
+
+    progress = Progress(accelerator, run, position, effective_batch_size, total_steps, steps_per_epoch)
+    micro_batches = _micro_batches(loader, position.step * accumulation)
+    checkpoint_steps = max(round(arguments.checkpoint_epochs * steps_per_epoch), 1)
+    wrapped.train()
+    try:
+        while position.step < total_steps:
+            step_loss = torch.zeros((), device=device)
+            for micro in range(accumulation):
+                batch, index = next(micro_batches)
+                views = _views(batch, index, arguments, config, accelerator)
+                # Gradients travel between processes once, with the last micro-batch.
+                with nullcontext() if micro == accumulation - 1 else accelerator.no_sync(wrapped):
+                    loss = wrapped(views).loss / accumulation
+                    accelerator.backward(loss)
+                step_loss += loss.detach()
+            progress.add_loss(step_loss)
+            norm = None
+            if arguments.max_grad_norm is not None:
+                norm = accelerator.clip_grad_norm_(wrapped.parameters(), arguments.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            position.step += 1
+            saves = position.step == total_steps or position.step % checkpoint_steps == 0
+            if saves or position.step % arguments.logging_steps == 0:
+                progress.report(schedule.get_last_lr()[0], norm)
+            if saves:
+                save_checkpoint(accelerator, run, position, arguments.checkpoint_limit)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_save_interrupted(accelerator, run, position, progress, arguments)) from None
+    finally:
+        progress.close()
+        micro_batches.close()
+
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        unwrapped = accelerator.unwrap_model(wrapped)
+        unwrapped.save_pretrained(run / "pretraining")
+        write_results(
+            run / "results.json",
+            {
+                "schema_version": 1,
+                "model": describe_model(unwrapped),
+                "pretraining": {
+                    "recipe": recipe,
+                    "arguments": _plain(arguments),
+                    "dataset": source.name,
+                    "revision": source.revision,
+                    "split": arguments.train_split,
+                    "num_images": source.num_rows,
+                    "epochs": position.step / steps_per_epoch,
+                    "steps": position.step,
+                    "effective_batch_size": effective_batch_size,
+                    "images_seen": position.step * effective_batch_size,
+                    "wall_time_s": position.wall_time_s,
+                    "images_per_second": position.step * effective_batch_size / position.wall_time_s,
+                    "precision": "fp32" if arguments.mixed_precision == "no" else arguments.mixed_precision,
+                    "hardware": describe_hardware(device, accelerator.num_processes),
+                    "versions": describe_versions(),
+                    "final_loss": position.loss_curve[-1][1],
+                    "loss_curve": thin_curve(position.loss_curve),
+                    "command": command,
+                },
+            },
+        )
+    accelerator.end_training()
+    return run
+
+
+def _save_interrupted(
+    accelerator: Accelerator, run: Path, position: Position, progress: Progress, arguments: PretrainArguments
+) -> str:
+    """Keep the work of an interrupted run where that is safe, and say how to go on."""
+    # Several processes are interrupted at different steps, and an interrupted step leaves gradients half summed.
+    if position.step > 0 and accelerator.num_processes == 1 and progress.losses_are_finite():
+        save_checkpoint(accelerator, run, position, arguments.checkpoint_limit)
+    if not list_checkpoints(run):
+        return "Interrupted before the first checkpoint."
+    return f"Interrupted; continue from {list_checkpoints(run)[-1]} with --resume_from_checkpoint latest."
+
+
+def describe_model(model: PreTrainedModel) -> dict[str, Any]:
+    """The model part of results.json."""
+    return {
+        "model_type": model.config.model_type,
+        "method": model.config.description.name,
+        "backbone": model.config.backbone,
+        "config": _own_fields(model.config),
+        "encoder_parameters": sum(weight.numel() for weight in model.to_timm().parameters()),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+
+
+def _prepare_model(model: PreTrainedModel, arguments: PretrainArguments, accelerator: Accelerator) -> None:
+    if arguments.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if arguments.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        # Statistics of one device would tell positives (same device) from negatives (SimCLR, section 2.2).
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if arguments.compile:
+        model.compile()
+
+
+def _micro_batches(loader: ImageLoader, done: int) -> Iterator[tuple[ImageBatch, int]]:
+    """Batches without end, each with its position in the run, from position `done` on."""
+    index = done
+    while True:
+        for batch in loader.epoch(index // loader.batches_per_epoch, index % loader.batches_per_epoch):
+            yield batch, index
+            index += 1
+
+
+def _views(
+    batch: ImageBatch, index: int, arguments: PretrainArguments, config: PreTrainedConfig, accelerator: Accelerator
+) -> torch.Tensor:
+    seed = (arguments.seed * 1_000_003 + index) * accelerator.num_processes + accelerator.process_index
+    generator = torch.Generator().manual_seed(seed)
+    images = batch.images.to(accelerator.device, non_blocking=True)
+    return make_views(
+        images, batch.sizes, arguments.views, generator, config.image_size, config.image_mean, config.image_std
+    )
+
+
+def _order(arguments: PretrainArguments, accelerator: Accelerator, total_steps: int) -> dict[str, Any]:
+    names = ("dataset", "train_split", "seed", "batch_size", "gradient_accumulation_steps")
+    return {
+        **{name: getattr(arguments, name) for name in names},
+        "num_processes": accelerator.num_processes,
+        "total_steps": total_steps,
+    }
+
+
+def _plain(arguments: PretrainArguments) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(arguments)))
+
+
+def _own_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    inherited = PreTrainedConfig().to_dict()
+    return {name: value for name, value in config.to_dict().items() if name not in inherited}

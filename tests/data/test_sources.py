@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import datasets
+import pytest
+from numbered_images import NUM_ROWS, draw
+
+from hf_ssl.data import ImageLoader, open_source, wrap_dataset
+
+REAL_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "tiny-imagenet-100"
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Two classes in training, one of them in validation."""
+    for name, rows in {"train/even": [0, 2, 4], "train/odd": [1, 3], "validation/odd": [5]}.items():
+        (tmp_path / name).mkdir(parents=True)
+        for row in rows:
+            (tmp_path / name / f"{row}.png").write_bytes(draw(row))
+    return tmp_path
+
+
+def pixel_and_label(source):
+    batches = ImageLoader(source, batch_size=4, image_size=2, shuffle=False, drop_last=False).epoch(0)
+    return sorted(
+        (int(image[0, 0, 0]), int(label))
+        for batch in batches
+        for image, label in zip(batch.images, batch.labels, strict=True)
+    )
+
+
+def test_a_parquet_folder_is_opened_with_random_access(parquet_folder):
+    source = open_source(str(parquet_folder), split="train")
+    assert not source.is_stream
+    assert (source.name, source.split, source.revision) == (str(parquet_folder), "train", None)
+    assert source.num_rows == NUM_ROWS
+    assert source.class_names == [f"number {row}" for row in range(NUM_ROWS)]
+    assert source.dataset[3]["image"]["bytes"] == draw(3)
+    assert pixel_and_label(source) == [(5 * row, row) for row in range(NUM_ROWS)]
+    assert open_source(str(parquet_folder), split="validation").num_rows == 10
+
+
+def test_parquet_files_may_lie_in_the_folder_itself(numbered_rows, tmp_path):
+    numbered_rows.select(range(6)).to_parquet(str(tmp_path / "train.parquet"))
+    assert pixel_and_label(open_source(str(tmp_path), split="train")) == [(5 * row, row) for row in range(6)]
+
+
+def test_an_image_folder_gets_its_labels_from_its_subfolders(image_folder):
+    source = open_source(str(image_folder), split="train")
+    assert not source.is_stream and source.num_rows == 5
+    assert source.class_names == ["even", "odd"]
+    assert pixel_and_label(source) == [(5 * row, row % 2) for row in range(5)]
+
+
+def test_a_class_missing_from_a_split_does_not_shift_the_labels(image_folder):
+    source = open_source(str(image_folder), split="validation")
+    assert source.class_names == ["even", "odd"]
+    assert pixel_and_label(source) == [(25, 1)]
+
+
+def test_a_hub_id_is_streamed_at_its_revision(parquet_folder, monkeypatch):
+    load_dataset = datasets.load_dataset
+    calls = []
+
+    def hub(path, **options):
+        calls.append({"path": path, **options})
+        return load_dataset(str(parquet_folder), streaming=options["streaming"])
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    source = open_source("someone/numbers@abc", split="train", num_rows=NUM_ROWS)
+    assert calls == [{"path": "someone/numbers", "revision": "abc", "streaming": True}]
+    assert source.is_stream and source.revision == "abc"
+    assert pixel_and_label(source) == [(5 * row, row) for row in range(NUM_ROWS)]
+    with pytest.raises(ValueError, match=r"no split 'test'.*'train', 'validation'"):
+        open_source("someone/numbers@abc", split="test", num_rows=NUM_ROWS)
+
+
+def test_the_rows_of_a_stream_are_counted_by_its_info(numbered_rows):
+    stream = numbered_rows.to_iterable_dataset()
+    stream.info.splits = None
+    with pytest.raises(ValueError, match=r"number of rows of the stream 'numbers'.*num_rows"):
+        wrap_dataset(stream, name="numbers", split="train")
+    stream.info.splits = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=NUM_ROWS)})
+    assert wrap_dataset(stream, name="numbers", split="train").num_rows == NUM_ROWS
+
+
+def test_other_columns_are_left_out(numbered_rows):
+    rows = numbered_rows.rename_columns({"image": "img", "label": "fine"}).add_column(
+        "text", ["x"] * NUM_ROWS
+    )
+    source = wrap_dataset(rows, name="numbers", split="train", image_column="img", label_column="fine")
+    assert source.dataset.column_names == ["img", "fine"]
+    assert pixel_and_label(source) == [(5 * row, row) for row in range(NUM_ROWS)]
+
+
+def test_errors_name_what_was_given_and_the_fix(parquet_folder, image_folder, tmp_path, monkeypatch):
+    folder = str(parquet_folder)
+    with pytest.raises(FileNotFoundError, match=r"'/no/such/folder' does not exist.*Hub id.*embedded"):
+        open_source("/no/such/folder", split="train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"neither data/<split>-.*parquet nor"):
+        open_source(str(tmp_path / "empty"), split="train")
+    with pytest.raises(ValueError, match=r"no split 'test'.*'train', 'validation'"):
+        open_source(folder, split="test")
+    with pytest.raises(ValueError, match=r"no split 'val'.*'train', 'validation'"):
+        open_source(str(image_folder), split="val")
+    with pytest.raises(ValueError, match=r"no split 'test'.*'train', 'validation'"):
+        open_source("embedded", split="test")
+    with pytest.raises(ValueError, match=r"image_column='img' is not a column.*'image', 'label'"):
+        open_source(folder, split="train", image_column="img")
+    with pytest.raises(ValueError, match=r"label_column='class' is not a column.*'image', 'label'.*None"):
+        open_source(folder, split="train", label_column="class")
+    with pytest.raises(ValueError, match=r"'label'.*not images.*'image'"):
+        open_source(folder, split="train", image_column="label")
+    with pytest.raises(FileNotFoundError, match=r"@main' does not exist"):
+        open_source(f"{folder}@main", split="train")
+    with pytest.raises(ValueError, match=r"num_rows=9 was given.*has 37 rows"):
+        open_source(folder, split="train", num_rows=9)
+
+    def no_network(*args, **options):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    with pytest.raises(ConnectionError, match=r"'someone/numbers' is not a local folder.*local folder"):
+        open_source("someone/numbers", split="train")
+
+
+def test_labels_must_be_integer_classes(numbered_rows):
+    numbers = numbered_rows.cast_column("label", datasets.Value("int64"))
+    assert wrap_dataset(numbers, name="numbers", split="train").class_names is None
+    texts = numbered_rows.cast_column("label", datasets.Value("string"))
+    with pytest.raises(ValueError, match=r"label column 'label'.*string.*class_encode_column"):
+        wrap_dataset(texts, name="numbers", split="train")
+
+
+@pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="needs ../shared/data/tiny-imagenet-100")
+def test_real_images():
+    source = open_source(str(REAL_IMAGES), split="validation")
+    assert source.num_rows == 5000 and len(source.class_names) == 100
+    batch = next(ImageLoader(source, batch_size=256, image_size=64).epoch(0))
+    assert (batch.sizes == 64).all()
+    assert len(batch.labels.unique()) > 80
+    assert 30 < batch.images.float().std() < 100

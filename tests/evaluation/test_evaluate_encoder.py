@@ -1,0 +1,103 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hf_ssl.data import ImageLoader, make_textures, wrap_dataset
+from hf_ssl.evaluation.evaluate_encoder import evaluate_linear_probe
+from hf_ssl.evaluation.features import extract_features
+from hf_ssl.evaluation.probe_arguments import ProbeArguments
+from hf_ssl.evaluation.results import write_results
+
+VIEW = {"output_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "device": "cpu"}
+
+
+class Spectrum(nn.Module):
+    """Power of each spatial frequency: blind to phase, as a good encoder of textures should be."""
+
+    def forward(self, pixel_values):
+        power = torch.fft.rfft2(pixel_values.mean(dim=1)).abs()[:, ::2, ::2]
+        return power.add(0.1).log().flatten(1)
+
+
+@pytest.fixture(scope="module")
+def texture_loaders():
+    return [
+        ImageLoader(
+            wrap_dataset(make_textures(split, num_images), name="embedded", split=split),
+            batch_size=100,
+            image_size=32,
+            shuffle=False,
+            drop_last=False,
+        )
+        for split, num_images in (("train", 1000), ("validation", 400))
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoders(pooled_encoder):
+    torch.manual_seed(0)
+    random = nn.Sequential(
+        nn.Conv2d(3, 16, 5, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    return {"pretrained": pooled_encoder(Spectrum()), "random": pooled_encoder(random)}
+
+
+@pytest.fixture(scope="module")
+def evaluation(encoders, texture_loaders):
+    lines = []
+    outcome = evaluate_linear_probe(encoders, *texture_loaders, num_classes=20, **VIEW, report=lines.append)
+    return outcome, lines
+
+
+def test_a_good_encoder_beats_a_random_one_and_the_pixels(evaluation):
+    accuracies = {row["encoder"]: row["accuracy"] for row in evaluation[0].results}
+    assert list(accuracies) == ["pretrained", "random", "raw_pixels"]
+    assert accuracies["pretrained"] > 1.5 * max(accuracies["random"], accuracies["raw_pixels"])
+
+
+def test_the_folded_classifier_has_the_accuracy_that_is_reported(evaluation, encoders, texture_loaders):
+    outcome = evaluation[0]
+    assert set(outcome.classifiers) == {"pretrained", "random"}
+    for row in outcome.results[:2]:
+        test = extract_features(encoders[row["encoder"]], texture_loaders[1], **VIEW)
+        predicted = outcome.classifiers[row["encoder"]](test.features).argmax(dim=1)
+        assert (predicted == test.labels).float().mean().item() == pytest.approx(row["accuracy"])
+        assert row["feature_dim"] == test.features.shape[1]
+
+
+def test_the_outcome_fits_the_schema(evaluation, tmp_path):
+    from test_results import RESULTS
+
+    outcome = evaluation[0]
+    results = copy.deepcopy(RESULTS)
+    results["evaluation"].update(
+        num_train=outcome.num_train,
+        num_test=outcome.num_test,
+        protocol=outcome.protocol,
+        wall_time_s=outcome.wall_time_s,
+        results=outcome.results,
+    )
+    write_results(tmp_path / "results.json", results)
+    assert (outcome.num_train, outcome.num_test) == (1000, 400)
+
+
+def test_the_protocol_reproduces_the_classifier(evaluation, encoders, texture_loaders):
+    outcome = evaluation[0]
+    weight_decay = outcome.protocol["chosen_weight_decay"]["random"]
+    again = evaluate_linear_probe(
+        {"random": encoders["random"]},
+        *texture_loaders,
+        num_classes=20,
+        **VIEW,
+        arguments=ProbeArguments(weight_decay=weight_decay),
+        raw_pixels=False,
+    )
+    assert again.results == [row for row in outcome.results if row["encoder"] == "random"]
+    assert torch.equal(again.classifiers["random"].weight, outcome.classifiers["random"].weight)
+
+
+def test_each_encoder_is_reported(evaluation):
+    for name in ("pretrained", "random", "raw_pixels"):
+        assert any(line.startswith(f"{name}: accuracy") for line in evaluation[1])
