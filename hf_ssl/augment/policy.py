@@ -74,9 +74,7 @@ class ViewPolicy:
         if self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale={self.crop_scale} must not exceed 1, the area of the whole image.")
         if not 0 < self.blur_kernel_fraction <= 1:
-            raise ValueError(
-                f"blur_kernel_fraction={self.blur_kernel_fraction} must lie above 0 and not above 1."
-            )
+            raise ValueError(f"blur_kernel_fraction={self.blur_kernel_fraction} must lie above 0 and not above 1.")
         if not 0 <= self.solarize_threshold <= 255:
             raise ValueError(f"solarize_threshold={self.solarize_threshold} must lie between 0 and 255.")
 

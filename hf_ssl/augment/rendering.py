@@ -70,8 +70,7 @@ def _crop(images: Tensor, parameters: ViewParameters, output_size: int) -> Tenso
     flips = torch.stack([torch.zeros_like(parameters.flip), parameters.flip], dim=1).double()
     intervals = torch.stack([starts, lengths, flips]).float().to(images.device, non_blocking=True)
     rows, columns = (
-        resample_weights(start, length, flip > 0, side, output_size)
-        for start, length, flip in intervals.unbind(dim=2)
+        resample_weights(start, length, flip > 0, side, output_size) for start, length, flip in intervals.unbind(dim=2)
     )
     return resample(images.float(), rows / 255, columns)
 

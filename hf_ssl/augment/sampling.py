@@ -125,9 +125,7 @@ def center_view(sizes: Tensor, crop_fraction: float) -> ViewParameters:
     """
     _check_sizes(sizes)
     if not 0 < crop_fraction <= 1:
-        raise ValueError(
-            f"crop_fraction={crop_fraction} must lie above 0 and at most at 1, the image's shorter side."
-        )
+        raise ValueError(f"crop_fraction={crop_fraction} must lie above 0 and at most at 1, the image's shorter side.")
     batch = len(sizes)
     sides = (crop_fraction * sizes.amin(dim=1, keepdim=True).double()).expand(batch, 2)
     never, zero, one = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch), torch.ones(batch)
@@ -156,9 +154,7 @@ def _crop_boxes(
     """Boxes (B, 4) of the first attempt that fits into the image, else torchvision's central fallback."""
     height, width = sizes.double().unbind(dim=1)
     areas = area_fractions * (height * width)[:, None]
-    crops = torch.stack(
-        [(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2
-    )  # (B, 10, 2)
+    crops = torch.stack([(areas / ratios).sqrt().round(), (areas * ratios).sqrt().round()], dim=2)  # (B, 10, 2)
     fits = ((crops > 0) & (crops <= sizes[:, None])).all(dim=2)
     first = fits.int().argmax(dim=1)
     crop = crops[torch.arange(len(sizes)), first]

@@ -40,11 +40,6 @@ def make_views(
         ValueError: no policy, or as `sample_view` and `render_view`.
     """
     if not policies:
-        raise ValueError(
-            "policies is empty; pass one ViewPolicy for each view, such as [ViewPolicy()] for one."
-        )
-    views = [
-        render_view(images, sample_view(policy, sizes, generator), output_size, mean, std)
-        for policy in policies
-    ]
+        raise ValueError("policies is empty; pass one ViewPolicy for each view, such as [ViewPolicy()] for one.")
+    views = [render_view(images, sample_view(policy, sizes, generator), output_size, mean, std) for policy in policies]
     return views[0] if len(views) == 1 else torch.stack(views, dim=1)

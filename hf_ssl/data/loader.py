@@ -100,9 +100,7 @@ class ImageLoader:
             if value < 1:
                 raise ValueError(f"{name}={value} was given, but it must be at least 1.")
         if not 0 <= rank < world_size:
-            raise ValueError(
-                f"rank={rank} was given, but it must lie in 0 .. world_size - 1 = {world_size - 1}."
-            )
+            raise ValueError(f"rank={rank} was given, but it must lie in 0 .. world_size - 1 = {world_size - 1}.")
         if seed < 0:
             raise ValueError(f"seed={seed} was given, but it must not be negative.")
         self.source = source
@@ -258,9 +256,7 @@ class ImageLoader:
             known = row in self._reported and not self.source.is_stream
             self._reported.add(row)
         if not known:
-            logger.warning(
-                "Row %d of %s (%s) is replaced: %s", row, self.source.name, self.source.split, error
-            )
+            logger.warning("Row %d of %s (%s) is replaced: %s", row, self.source.name, self.source.split, error)
 
 
 def _image_bytes(image: dict | None) -> bytes:

@@ -206,9 +206,7 @@ def _class_names(dataset: str, feature: object, label_column: str) -> list[str] 
     )
 
 
-def _count_rows(
-    dataset: datasets.Dataset | datasets.IterableDataset, name: str, split: str, given: int | None
-) -> int:
+def _count_rows(dataset: datasets.Dataset | datasets.IterableDataset, name: str, split: str, given: int | None) -> int:
     if isinstance(dataset, datasets.Dataset):
         if given not in (None, dataset.num_rows):
             raise ValueError(

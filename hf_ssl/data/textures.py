@@ -24,9 +24,7 @@ _JPEG_QUALITY = 90
 
 
 @functools.cache
-def make_textures(
-    split: str, num_images: int | None = None, size: int = 32, seed: int = 0
-) -> datasets.Dataset:
+def make_textures(split: str, num_images: int | None = None, size: int = 32, seed: int = 0) -> datasets.Dataset:
     """Draw one split of the textures, the same for the same arguments; 8,000 take about 2 s, once a process.
 
     Args:
@@ -39,9 +37,7 @@ def make_textures(
         ValueError: unknown split.
     """
     if split not in DEFAULT_NUM_IMAGES:
-        raise ValueError(
-            f"'embedded' has no split {split!r}: set the split to one of {sorted(DEFAULT_NUM_IMAGES)}."
-        )
+        raise ValueError(f"'embedded' has no split {split!r}: set the split to one of {sorted(DEFAULT_NUM_IMAGES)}.")
     if num_images is None:
         num_images = DEFAULT_NUM_IMAGES[split]
     rng = np.random.default_rng((seed, list(DEFAULT_NUM_IMAGES).index(split)))
@@ -57,9 +53,7 @@ def make_textures(
     return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 
-def _draw_pattern(
-    family: Callable, wavelengths: tuple[float, float], count: int, size: int, rng
-) -> np.ndarray:
+def _draw_pattern(family: Callable, wavelengths: tuple[float, float], count: int, size: int, rng) -> np.ndarray:
     """Draw `count` patterns of one class, float64 (count, size, size), each of mean 0 and variance 1."""
 
     def draw(low, high):

@@ -95,10 +95,11 @@ def fit_linear_probe(
 
     probe.classifier.to(device)
     if arguments.solver == "lbfgs":
+        covariance = torch.cov(inputs.T, correction=0)
         probe.weight_decay = arguments.weight_decay
         if probe.weight_decay is None:
-            probe.weight_decay = choose_weight_decay(inputs, labels, num_classes, arguments)
-        minimize_lbfgs(probe.classifier, inputs, labels, probe.weight_decay, arguments.max_iterations)
+            probe.weight_decay = choose_weight_decay(inputs, labels, num_classes, covariance, arguments)
+        minimize_lbfgs(probe.classifier, inputs, labels, probe.weight_decay, arguments.max_iterations, covariance)
     else:
         probe.weight_decay = arguments.weight_decay
         minimize_stochastic(probe.classifier, inputs, labels, arguments)
@@ -121,7 +122,11 @@ def set_statistics(norm: nn.BatchNorm1d, features: torch.Tensor) -> None:
 
 
 def choose_weight_decay(
-    inputs: torch.Tensor, labels: torch.Tensor, num_classes: int, arguments: ProbeArguments
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    covariance: torch.Tensor,
+    arguments: ProbeArguments,
 ) -> float:
     """Choose the L2 penalty by accuracy on a tenth of the training images, which no candidate is fitted to.
 
@@ -134,6 +139,7 @@ def choose_weight_decay(
         inputs: float32 (N, D), standardised if the probe has a batch norm.
         labels: int64 (N,).
         num_classes: number of classes.
+        covariance: float32 (D, D) of the inputs.
         arguments: `max_iterations` and `seed` are used.
 
     Raises:
@@ -152,7 +158,7 @@ def choose_weight_decay(
     classifier = LinearProbe(inputs.shape[1], num_classes, batch_norm=False).classifier.to(inputs.device)
     accuracies: list[float] = []
     for candidate in CANDIDATES:
-        minimize_lbfgs(classifier, fitted_inputs, fitted_labels, candidate, arguments.max_iterations)
+        minimize_lbfgs(classifier, fitted_inputs, fitted_labels, candidate, arguments.max_iterations, covariance)
         with torch.no_grad():
             predicted = classifier(held_out_inputs).argmax(dim=1)
         accuracies.append((predicted == held_out_labels).float().mean().item())
@@ -185,6 +191,4 @@ def _check_data(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
             f"give labels from 0 to {num_classes - 1} (-1 stands for a data set without labels)."
         )
     if not features.isfinite().all():
-        raise ValueError(
-            "The features hold values that are not finite; check the encoder, or extract in float32."
-        )
+        raise ValueError("The features hold values that are not finite; check the encoder, or extract in float32.")

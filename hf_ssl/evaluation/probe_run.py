@@ -1,6 +1,6 @@
 """`hf-ssl probe RUN`: evaluate a pretraining run by a linear probe and complete its results.json."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from hf_ssl.evaluation.evaluate_encoder import evaluate_linear_probe
 from hf_ssl.evaluation.pictures import draw_pictures
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import read_results, write_results
+from hf_ssl.recipes import parse_arguments, read_recipe, take_recipe
 
 PROBE = "probe.safetensors"
 
@@ -33,7 +34,7 @@ class DataArguments:
     eval_split: str | None = field(default=None, metadata={"help": "Split that it is measured on."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the class labels."})
     crop_fraction: float = field(
-        default=1.0, metadata={"help": "Share of an image's shorter side that the encoder sees; 0.875 is usual at 224 px."}
+        default=1.0, metadata={"help": "Share of the shorter side that is seen; 0.875 is usual at 224 px."}
     )
     encode_batch_size: int = field(default=256, metadata={"help": "Images encoded at once."})
     num_threads: int = field(default=2, metadata={"help": "Decoding threads."})
@@ -41,6 +42,27 @@ class DataArguments:
         default="no", metadata={"help": "Autocast of the encoder; float32 by default."}
     )
     raw_pixels: bool = field(default=True, metadata={"help": "Probe the raw pixels too."})
+
+
+def parse_probe(argv: Sequence[str]) -> tuple[Path, DataArguments, ProbeArguments]:
+    """Read `RUN [--config RECIPE] [--any_field value …]`.
+
+    Raises:
+        ValueError: no run, an unknown key, or a value that does not fit.
+        FileNotFoundError: an unknown recipe.
+    """
+    recipe, argv = take_recipe(argv)
+    runs = [argument for argument in argv[:1] if not argument.startswith("-")]
+    if not runs and not {"-h", "--help"} & set(argv):
+        raise ValueError("No run was given; name the folder of a pretraining run first, as in hf-ssl probe runs/mine.")
+    data, arguments = parse_arguments(
+        argv[len(runs) :],
+        read_recipe(recipe) if recipe else {},
+        [DataArguments, ProbeArguments],
+        prog="hf-ssl probe RUN",
+        description="Evaluate a run by a linear probe on its frozen encoder. --config names a recipe, like probe_mae.",
+    )
+    return Path(*runs), data, arguments
 
 
 def probe_run(

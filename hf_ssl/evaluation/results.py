@@ -51,9 +51,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); restore it, or run the evaluation again."
-        ) from error
+        raise ValueError(f"{path} is not valid JSON ({error}); restore it, or run the evaluation again.") from error
     _validate(results, path)
     return results
 
@@ -69,9 +67,7 @@ def find_result(results: dict[str, Any], encoder: str) -> dict[str, Any]:
         if row["encoder"] == encoder:
             return row
     present = ", ".join(row["encoder"] for row in rows) or "none, as the run is not evaluated"
-    raise KeyError(
-        f"There is no result of the encoder '{encoder}', only of: {present}; run the linear probe on it."
-    )
+    raise KeyError(f"There is no result of the encoder '{encoder}', only of: {present}; run the linear probe on it.")
 
 
 def _validate(results: Any, path: Path) -> None:
@@ -80,8 +76,7 @@ def _validate(results: Any, path: Path) -> None:
     error = jsonschema.exceptions.best_match(validator.iter_errors(results))
     if error is not None:
         raise ValueError(
-            f"{path.name}: {_key(error.absolute_path)}: {error.message}; "
-            f"see {SCHEMA_PATH.name} for what is allowed."
+            f"{path.name}: {_key(error.absolute_path)}: {error.message}; see {SCHEMA_PATH.name} for what is allowed."
         )
     _check_finite(results, [], path)
 
@@ -89,16 +84,8 @@ def _validate(results: Any, path: Path) -> None:
 def _check_finite(value: Any, keys: list[str | int], path: Path) -> None:
     """JSON has no numbers for infinity and NaN, and to a schema they are numbers like others."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(
-            f"{path.name}: {_key(keys)}: {value} is not finite; record a finite number or leave it out."
-        )
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, (list, tuple))
-        else ()
-    )
+        raise ValueError(f"{path.name}: {_key(keys)}: {value} is not finite; record a finite number or leave it out.")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for key, item in items:
         _check_finite(item, [*keys, key], path)
 

@@ -20,19 +20,36 @@ def minimize_lbfgs(
     labels: torch.Tensor,
     weight_decay: float,
     max_iterations: int,
+    covariance: torch.Tensor,
 ) -> None:
     """Full-batch L-BFGS with a strong Wolfe line search, from the layer's present parameters.
+
+    Features of an encoder are strongly correlated, which makes plain L-BFGS slow. So it works in coordinates
+    in which the Hessian at zero weights, covariance / C + weight_decay · I for each class, is the identity:
+    about a third of the iterations on features of random encoders and on pixels.
 
     Args:
         classifier: (D → C), on the inputs' device.
         inputs: float32 (N, D).
         labels: int64 (N,).
         weight_decay: at least 0.
-        max_iterations: stops here, or before where the gradient or the progress is down to float32's
-            rounding.
+        max_iterations: stops here, or before where gradient or progress are down to rounding.
+        covariance: float32 (D, D) of these inputs or of more of the same kind; only the speed depends on it.
     """
+    mean, root = inputs.mean(dim=0), classifier.out_features**0.5
+    factor, inverse = (matrix.to(inputs) for matrix in _hessian_factor(covariance, root**2, weight_decay))
+    with torch.no_grad():
+        weight = classifier.weight @ factor
+        bias = (classifier.bias + classifier.weight @ mean) / root
+    weight.requires_grad_()
+    bias.requires_grad_()
+
+    def layer() -> tuple[torch.Tensor, torch.Tensor]:
+        original = weight @ inverse
+        return original, root * bias - original @ mean
+
     optimizer = torch.optim.LBFGS(
-        classifier.parameters(),
+        [weight, bias],
         max_iter=max_iterations,
         max_eval=2 * max_iterations,
         tolerance_grad=1e-6,
@@ -43,12 +60,29 @@ def minimize_lbfgs(
 
     def evaluate_loss() -> torch.Tensor:
         optimizer.zero_grad()
-        penalty = weight_decay / 2 * classifier.weight.square().sum()
-        loss = functional.cross_entropy(classifier(inputs), labels) + penalty
+        original_weight, original_bias = layer()
+        loss = functional.cross_entropy(functional.linear(inputs, original_weight, original_bias), labels)
+        loss = loss + weight_decay / 2 * original_weight.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(evaluate_loss)
+    with torch.no_grad():
+        for parameter, value in zip((classifier.weight, classifier.bias), layer(), strict=True):
+            parameter.copy_(value)
+
+
+def _hessian_factor(
+    covariance: torch.Tensor, num_classes: float, weight_decay: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The Hessian's Cholesky factor and that one's inverse, in float64 on the CPU."""
+    hessian = covariance.double().cpu() / num_classes
+    # The rounding of a float32 covariance makes eigenvalues of 0 slightly negative.
+    rounding = 1e-4 * hessian.diagonal().mean() + 1e-12
+    hessian.diagonal().add_(weight_decay + rounding)
+    factor = torch.linalg.cholesky(hessian)
+    identity = torch.eye(len(factor), dtype=factor.dtype)
+    return factor, torch.linalg.solve_triangular(factor, identity, upper=False)
 
 
 def minimize_stochastic(

@@ -56,9 +56,7 @@ class NTXentLoss(nn.Module):
             itself = own + rank * batch
             positive = (own + batch // 2) % batch + rank * batch
             logits = anchors @ candidates.T / self.temperature
-            logits = logits.masked_fill(
-                itself[:, None] == torch.arange(total, device=anchors.device), float("-inf")
-            )
+            logits = logits.masked_fill(itself[:, None] == torch.arange(total, device=anchors.device), float("-inf"))
             return F.cross_entropy(logits, positive)
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Methods: one folder each, an objective around a timm encoder."""

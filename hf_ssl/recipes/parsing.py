@@ -47,11 +47,22 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"The recipe '{recipe}' is not valid YAML ({' '.join(str(error).split())}); mend it.") from error
+        raise ValueError(
+            f"The recipe '{recipe}' is not valid YAML ({' '.join(str(error).split())}); mend it."
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"The recipe '{recipe}' is not a mapping; write lines of the form 'key: value'.")
     base = content.pop("base", None)
     return {**read_recipe(base), **content} if base else content
+
+
+def take_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split `--config RECIPE` off a command line: the recipe, if any, and the other arguments."""
+    parser = _RaisingParser([], add_help=False)
+    parser.allow_abbrev = False
+    parser.add_argument("--config")
+    given, rest = parser.parse_known_args(list(argv))
+    return given.config, rest
 
 
 def parse_arguments(

@@ -1,1 +1,1 @@
-"""."""
+"""Pretraining: arguments, loop, optimisers, checkpoints, progress."""

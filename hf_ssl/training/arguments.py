@@ -9,7 +9,7 @@ import yaml
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from hf_ssl.augment import ViewPolicy
-from hf_ssl.recipes import YamlDict, parse_arguments, read_recipe
+from hf_ssl.recipes import YamlDict, parse_arguments, read_recipe, take_recipe
 
 
 class Views:
@@ -58,7 +58,9 @@ class PretrainArguments:
         None, "Side in pixels at which whole images wait for their crops; image_size if not given."
     )
     num_threads: int = _argument(2, "Decoding threads of each process.")
-    views: Views = _argument(Views([{}]), "One mapping of ViewPolicy fields for each view.")
+    views: Views = field(
+        default_factory=lambda: Views([{}]), metadata={"help": "One mapping of ViewPolicy fields for each view."}
+    )
 
     epochs: float = _argument(100.0, "Passes over the training split.")
     max_steps: int | None = _argument(None, "Optimiser steps to stop after, if that comes before the epochs' end.")
@@ -114,7 +116,9 @@ def _check(arguments: Any, name: str, holds: bool, allowed: str) -> None:
         raise ValueError(f"{name} is {getattr(arguments, name)}; choose a value {allowed}.")
 
 
-def parse_pretrain(argv: Sequence[str], prog: str = "hf-ssl pretrain") -> tuple[str, PretrainArguments, PreTrainedConfig]:
+def parse_pretrain(
+    argv: Sequence[str], prog: str = "hf-ssl pretrain"
+) -> tuple[str, PretrainArguments, PreTrainedConfig]:
     """Read `--config RECIPE [--any_field value …]`.
 
     Returns:
@@ -124,11 +128,15 @@ def parse_pretrain(argv: Sequence[str], prog: str = "hf-ssl pretrain") -> tuple[
         ValueError: an unknown key or a value that does not fit.
         FileNotFoundError: an unknown recipe.
     """
-    recipe_name, argv = _take_recipe(argv)
+    recipe_name, argv = take_recipe(argv)
+    if recipe_name is None:
+        raise ValueError("No recipe was given; add --config with a recipe's name, like simclr_report, or a YAML file.")
     recipe = read_recipe(recipe_name)
     model_type = recipe.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"The recipe '{recipe_name}' has the model_type {model_type!r}; set it to a method's, like 'simclr'.")
+        raise ValueError(
+            f"The recipe '{recipe_name}' has the model_type {model_type!r}; set it to a method's, like 'simclr'."
+        )
     config_class = CONFIG_MAPPING[model_type]
     arguments, model = parse_arguments(
         argv,
@@ -141,16 +149,6 @@ def parse_pretrain(argv: Sequence[str], prog: str = "hf-ssl pretrain") -> tuple[
     if arguments.output_dir is None:
         arguments.output_dir = f"runs/{name}"
     return name, arguments, config_class(**dataclasses.asdict(model))
-
-
-def _take_recipe(argv: Sequence[str]) -> tuple[str, list[str]]:
-    argv = list(argv)
-    for position, flag in enumerate(argv):
-        if flag.startswith("--config="):
-            return flag.split("=", 1)[1], argv[:position] + argv[position + 1 :]
-        if flag == "--config" and position + 1 < len(argv):
-            return argv[position + 1], argv[:position] + argv[position + 2 :]
-    raise ValueError("No recipe was given; add --config with a recipe's name, such as simclr_report, or a YAML file.")
 
 
 def _model_arguments(config_class: type[PreTrainedConfig]) -> type:

@@ -7,7 +7,7 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 
 from hf_ssl.training.arguments import PretrainArguments
 
-# Positions and tokens are learned offsets, not weights: decay would pull them to zero (MAE's code, `util/lr_decay.py`).
+# Learned offsets, not weights: decay would pull them to zero (MAE's code, `util/lr_decay.py`).
 TOKENS = ("pos_embed", "cls_token", "mask_token", "reg_token", "decoder_pos_embed")
 
 

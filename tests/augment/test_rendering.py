@@ -69,9 +69,7 @@ def test_the_whole_image_comes_out_normalised():
 @pytest.mark.parametrize("side, output_size", [(32, 32), (48, 20), (20, 48), (64, 7), (200, 112)])
 def test_crops_equal_resized_crop(side, output_size):
     images = noise(24, side)
-    policy = ViewPolicy(
-        crop_scale=(0.01, 1), crop_ratio=(0.3, 3), jitter_prob=0, grayscale_prob=0, blur_prob=0
-    )
+    policy = ViewPolicy(crop_scale=(0.01, 1), crop_ratio=(0.3, 3), jitter_prob=0, grayscale_prob=0, blur_prob=0)
     parameters = sample_view(policy, square(images), seeded())
 
     def reference(image, box, flip):
@@ -81,9 +79,7 @@ def test_crops_equal_resized_crop(side, output_size):
     views = render_view(images, parameters, output_size, **UNCHANGED)
     assert 0 < parameters.flip.sum() < 24
     # Positions around 200 px are known to 1.5e-5 px in float32, torchvision's as well.
-    assert_close(
-        views, map(reference, images, parameters.boxes, parameters.flip), tolerance=1e-7 * max(side, 100)
-    )
+    assert_close(views, map(reference, images, parameters.boxes, parameters.flip), tolerance=1e-7 * max(side, 100))
 
 
 def test_a_crop_sees_nothing_outside_its_box():
@@ -92,9 +88,7 @@ def test_a_crop_sees_nothing_outside_its_box():
     changed = torch.full_like(images, 255)
     for image, original, box in zip(changed, images, parameters.boxes.int().tolist(), strict=True):
         top, left, height, width = box
-        image[:, top : top + height, left : left + width] = original[
-            :, top : top + height, left : left + width
-        ]
+        image[:, top : top + height, left : left + width] = original[:, top : top + height, left : left + width]
     views = [render_view(batch, parameters, 16, **UNCHANGED) for batch in (images, changed)]
     assert torch.equal(*views)
 
@@ -130,13 +124,7 @@ def test_jitter_operations_equal_torchvisions(operation, strength):
 
 def test_jitter_follows_each_images_own_order():
     orders = torch.tensor(
-        [
-            [a, b, c, 6 - a - b - c]
-            for a in range(4)
-            for b in range(4)
-            for c in range(4)
-            if len({a, b, c}) == 3
-        ]
+        [[a, b, c, 6 - a - b - c] for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3]
     )
     images = noise(24, 20)
     factors = {name: torch.linspace(0.4, 1.7, 24).roll(shift) for shift, name in enumerate(OPERATIONS[:3])}
@@ -182,9 +170,7 @@ def test_blur_equals_torchvisions(side, fraction, kernel):
 @pytest.mark.parametrize("threshold", [0, 64.5, 127.5, 255])
 def test_solarise_equals_torchvisions(threshold):
     images = noise(6, 24)
-    views = render_view(
-        images, whole(images, solarize=some(6), solarize_threshold=threshold), 24, **UNCHANGED
-    )
+    views = render_view(images, whole(images, solarize=some(6), solarize_threshold=threshold), 24, **UNCHANGED)
     reference = (
         F.solarize(image / 255, threshold / 255) if on else image / 255
         for image, on in zip(images, some(6), strict=True)
@@ -250,9 +236,7 @@ def test_a_flat_image_stays_flat_however_extreme_its_crop(height, width, output_
 def test_extreme_views_are_finite():
     images = noise(64, 24)
     policy = ViewPolicy(brightness=5, contrast=5, saturation=5, hue=0.5, jitter_prob=1, blur_sigma=(1e-3, 50))
-    parameters = sample_view(
-        dataclasses.replace(policy, blur_prob=1.0), torch.tensor([[1, 5000]] * 64), seeded()
-    )
+    parameters = sample_view(dataclasses.replace(policy, blur_prob=1.0), torch.tensor([[1, 5000]] * 64), seeded())
     assert render_view(images, parameters, 32, MEAN, STD).isfinite().all()
 
 
@@ -283,9 +267,7 @@ def test_autocast_and_gradients_change_nothing():
 
 def test_rendering_never_reads_from_the_device(monkeypatch):
     """Tensors on the meta device have no values: asking for one, a synchronisation on a GPU, raises."""
-    monkeypatch.setattr(
-        torch, "autocast", lambda *_, **__: contextlib.nullcontext()
-    )  # it knows no meta device
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it knows no meta device
     images = noise(32, 32)
     parameters = sample_view(ViewPolicy(solarize_prob=0.5), square(images), seeded())
     assert render_view(images.to("meta"), parameters, 24, MEAN, STD).shape == (32, 3, 24, 24)
@@ -320,9 +302,7 @@ def test_two_views_of_one_policy_differ():
     assert not any(torch.equal(first, second) for first, second in views)
 
 
-@pytest.mark.parametrize(
-    "images", [torch.rand(2, 3, 8, 8), noise(2, 8)[0], noise(2, 8)[:, :1], noise(2, 8)[..., :4]]
-)
+@pytest.mark.parametrize("images", [torch.rand(2, 3, 8, 8), noise(2, 8)[0], noise(2, 8)[:, :1], noise(2, 8)[..., :4]])
 def test_images_of_another_form_are_refused(images):
     with pytest.raises(ValueError, match="uint8 of shape"):
         render_view(images, center_view(torch.ones(2, 2).long(), 1.0), 8, MEAN, STD)

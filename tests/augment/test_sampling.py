@@ -114,9 +114,7 @@ def test_switches_are_drawn_independently():
     columns = [view.flip, view.jitter, view.grayscale, view.blur, view.solarize]
     columns += [view.boxes[:, 0], view.boxes[:, 3], view.brightness, view.hue, view.blur_sigma]
     correlations = torch.corrcoef(torch.stack([column.double() for column in columns]))
-    assert (correlations - torch.eye(len(columns))).abs()[~_crop_pair(len(columns))].max() < 5 / math.sqrt(
-        20_000
-    )
+    assert (correlations - torch.eye(len(columns))).abs()[~_crop_pair(len(columns))].max() < 5 / math.sqrt(20_000)
 
 
 def _crop_pair(size):
@@ -143,9 +141,7 @@ def test_a_seed_determines_every_parameter():
 
 def test_one_probability_moves_no_other_choice():
     sizes = sizes_of(80, 120, 64)
-    plain, changed = (
-        sample_view(ViewPolicy(flip_prob=p, jitter_prob=p), sizes, seeded()) for p in (0.0, 1.0)
-    )
+    plain, changed = (sample_view(ViewPolicy(flip_prob=p, jitter_prob=p), sizes, seeded()) for p in (0.0, 1.0))
     for name in set(TENSORS) - {"flip", "jitter"}:
         assert torch.equal(getattr(plain, name), getattr(changed, name))
 

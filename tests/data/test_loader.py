@@ -54,9 +54,7 @@ def test_batches_of_all_ranks_are_the_batch_of_one_process(source, world_size, s
     ranks = [labels(load(source, rank=rank, world_size=world_size, **options)) for rank in range(world_size)]
     single = labels(load(source, batch_size=4 * world_size, **options))
     assert len(single) == NUM_ROWS // (4 * world_size)
-    assert [sorted(flat(batches)) for batches in zip(*ranks, strict=True)] == [
-        sorted(batch) for batch in single
-    ]
+    assert [sorted(flat(batches)) for batches in zip(*ranks, strict=True)] == [sorted(batch) for batch in single]
 
 
 @pytest.mark.parametrize("rank, world_size", [(0, 1), (1, 2)])
@@ -86,9 +84,7 @@ def test_skipped_images_are_not_decoded(source, monkeypatch):
 
 
 def test_order_depends_on_seed_and_epoch_alone(source):
-    orders = [
-        flat(labels(load(source, seed=seed, epoch=epoch))) for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1)]
-    ]
+    orders = [flat(labels(load(source, seed=seed, epoch=epoch))) for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1)]]
     assert len({tuple(order) for order in orders}) == 4
     assert orders[1] == flat(labels(load(source, seed=0, epoch=1, num_threads=1)))
     assert all(order != sorted(order) for order in orders)

@@ -84,9 +84,7 @@ def test_the_rows_of_a_stream_are_counted_by_its_info(numbered_rows):
 
 
 def test_other_columns_are_left_out(numbered_rows):
-    rows = numbered_rows.rename_columns({"image": "img", "label": "fine"}).add_column(
-        "text", ["x"] * NUM_ROWS
-    )
+    rows = numbered_rows.rename_columns({"image": "img", "label": "fine"}).add_column("text", ["x"] * NUM_ROWS)
     source = wrap_dataset(rows, name="numbers", split="train", image_column="img", label_column="fine")
     assert source.dataset.column_names == ["img", "fine"]
     assert pixel_and_label(source) == [(5 * row, row) for row in range(NUM_ROWS)]

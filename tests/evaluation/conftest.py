@@ -34,14 +34,9 @@ def make_loader():
 
     def make(pictures, labels, num_classes=None, **arguments):
         num_classes = num_classes or max(labels) + 1
-        features = datasets.Features(
-            image=datasets.Image(),
-            label=datasets.ClassLabel(names=[f"class {i}" for i in range(num_classes)]),
-        )
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=num_classes))
         rows = {"image": [encode_png(picture) for picture in pictures], "label": list(labels)}
-        source = wrap_dataset(
-            datasets.Dataset.from_dict(rows, features=features), name="pictures", split="validation"
-        )
+        source = wrap_dataset(datasets.Dataset.from_dict(rows, features=features), name="pictures", split="validation")
         arguments = {"batch_size": 4, "image_size": pictures[0].shape[0], "shuffle": False, **arguments}
         return ImageLoader(source, **{"drop_last": False, **arguments})
 

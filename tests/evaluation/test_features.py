@@ -45,8 +45,7 @@ def test_every_module_gets_its_mode_back(make_loader, pictures, small_encoder, f
 
 def test_features_do_not_depend_on_the_batch_size(make_loader, pictures, small_encoder):
     one, four, all_at_once = (
-        extract_features(small_encoder, make_loader(pictures, LABELS, batch_size=size), **VIEW)
-        for size in (1, 4, 11)
+        extract_features(small_encoder, make_loader(pictures, LABELS, batch_size=size), **VIEW) for size in (1, 4, 11)
     )
     assert one.features.shape == (11, 8)
     torch.testing.assert_close(four.features, one.features)
@@ -58,9 +57,7 @@ def test_rows_are_in_the_order_of_the_source(make_loader, pooled_encoder):
     pictures = np.broadcast_to(levels[:, None, None, None], (11, 16, 16, 3)).copy()
     mean_pixel = pooled_encoder(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     extracted = extract_features(mean_pixel, make_loader(pictures, LABELS), **VIEW)
-    expected = (torch.from_numpy(levels)[:, None] / 255 - torch.tensor(VIEW["mean"])) / torch.tensor(
-        VIEW["std"]
-    )
+    expected = (torch.from_numpy(levels)[:, None] / 255 - torch.tensor(VIEW["mean"])) / torch.tensor(VIEW["std"])
     torch.testing.assert_close(extracted.features, expected)
     assert extracted.labels.tolist() == LABELS
 

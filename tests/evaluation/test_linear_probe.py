@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from hf_ssl.evaluation.linear_probe import LinearProbe, choose_weight_decay, fit_linear_probe
+from hf_ssl.evaluation.linear_probe import LinearProbe, fit_linear_probe
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.solvers import learning_rate_factor, minimize_stochastic
 
@@ -35,9 +35,7 @@ def test_lbfgs_gives_scikit_learns_logistic_regression(weight_decay, batch_norm)
 
     inputs = numpy_standardised(features) if batch_norm else features.double().numpy()
     # scikit-learn's objective: C · sum of cross-entropies + |W|² / 2.
-    reference = LogisticRegression(C=1 / (weight_decay * len(labels)), tol=1e-8, max_iter=5000).fit(
-        inputs, labels
-    )
+    reference = LogisticRegression(C=1 / (weight_decay * len(labels)), tol=1e-8, max_iter=5000).fit(inputs, labels)
     np.testing.assert_allclose(probe.classifier.weight.numpy(), reference.coef_, atol=2e-3)
     probabilities = probe(features).softmax(dim=1).numpy()
     np.testing.assert_allclose(probabilities, reference.predict_proba(inputs), atol=2e-3)
@@ -87,34 +85,38 @@ def test_the_same_arguments_give_the_same_probe_with_the_chosen_weight_decay_giv
         assert torch.equal(other.classifier.bias, first.classifier.bias)
 
 
-def test_the_chosen_weight_decay_serves_unseen_data():
-    # 200 features, of which 10 tell anything, and 400 images: without a strong penalty the rest is fitted too.
+@pytest.mark.parametrize(("num_train", "num_features"), [(1000, 400), (1000, 30)])
+def test_the_chosen_weight_decay_serves_unseen_data(num_train, num_features):
+    # 10 features tell something. Beside 390 others they need a strong penalty, beside 20 a weak one.
+    num_rows, num_informative = num_train + 3000, 10
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(4, (3400,), generator=generator)
-    centers = torch.zeros(4, 200)
-    centers[:, :10] = torch.randn(4, 10, generator=generator)
-    features = centers[labels] + torch.randn(3400, 200, generator=generator)
+    labels = torch.randint(8, (num_rows,), generator=generator)
+    centers = torch.zeros(8, num_features)
+    centers[:, :num_informative] = 0.8 * torch.randn(8, num_informative, generator=generator)
+    features = centers[labels] + torch.randn(num_rows, num_features, generator=generator)
 
-    def unseen_accuracy(arguments):
-        probe = fit_linear_probe(features[:400], labels[:400], 4, arguments)
-        return (probe(features[400:]).argmax(dim=1) == labels[400:]).float().mean().item()
+    def unseen_accuracy(weight_decay):
+        arguments = ProbeArguments(weight_decay=weight_decay)
+        probe = fit_linear_probe(features[:num_train], labels[:num_train], 8, arguments)
+        predicted = probe(features[num_train:]).argmax(dim=1)
+        return (predicted == labels[num_train:]).float().mean().item()
 
-    fixed = {decay: unseen_accuracy(ProbeArguments(weight_decay=decay)) for decay in (1e-5, 1e-3, 1e-1, 1.0)}
-    chosen = unseen_accuracy(ProbeArguments())
-    assert chosen > fixed[1e-5] + 0.05
-    assert chosen > max(fixed.values()) - 0.03
+    accuracies = [unseen_accuracy(weight_decay) for weight_decay in (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-5)]
+    chosen = unseen_accuracy(None)
+    assert chosen > min(accuracies) + 0.04
+    assert chosen > max(accuracies) - 0.03
 
 
 def test_the_choice_ignores_images_it_was_not_given():
     features, labels = gaussian_classes(400)
-    before = choose_weight_decay(features[:300], labels[:300], 5, ProbeArguments())
+    before = fit_linear_probe(features[:300], labels[:300], 5).weight_decay
     features[300:], labels[300:] = 1e6, 0
-    assert choose_weight_decay(features[:300], labels[:300], 5, ProbeArguments()) == before
+    assert fit_linear_probe(features[:300], labels[:300], 5).weight_decay == before
 
 
 def test_choosing_needs_images():
     features, labels = gaussian_classes(19)
-    with pytest.raises(ValueError, match="19 training images are too few .* give one"):
+    with pytest.raises(ValueError, match=r"19 training images are too few .* give one"):
         fit_linear_probe(features, labels, 5)
     assert fit_linear_probe(features, labels, 5, ProbeArguments(weight_decay=0.1)).weight_decay == 0.1
 
@@ -129,12 +131,8 @@ def test_sgd_reaches_the_optimum_of_lbfgs(schedule):
         solver="sgd", weight_decay=0.05, learning_rate=0.1, epochs=100, batch_size=100, **schedule
     )
     probe = fit_linear_probe(features, labels, 5, arguments)
-    torch.testing.assert_close(
-        probe(features).softmax(dim=1), optimum(features).softmax(dim=1), rtol=0, atol=0.01
-    )
-    assert torch.equal(
-        fit_linear_probe(features, labels, 5, arguments).classifier.weight, probe.classifier.weight
-    )
+    torch.testing.assert_close(probe(features).softmax(dim=1), optimum(features).softmax(dim=1), rtol=0, atol=0.01)
+    assert torch.equal(fit_linear_probe(features, labels, 5, arguments).classifier.weight, probe.classifier.weight)
 
 
 def test_lars_is_that_of_mae():
@@ -168,9 +166,7 @@ def test_learning_rates_over_the_epochs():
     rates = [learning_rate_factor(epoch, cosine) for epoch in (0, 2.5, 10, 50, 90)]
     assert rates == pytest.approx([0, 0.25, 1, 0.5, 0])
     step = ProbeArguments(**shared, schedule="step", milestones=[60, 80])
-    assert [learning_rate_factor(epoch, step) for epoch in (0, 59.9, 60, 80)] == pytest.approx(
-        [1, 1, 0.1, 0.01]
-    )
+    assert [learning_rate_factor(epoch, step) for epoch in (0, 59.9, 60, 80)] == pytest.approx([1, 1, 0.1, 0.01])
     constant = ProbeArguments(**shared, schedule="constant")
     assert [learning_rate_factor(epoch, constant) for epoch in (0, 89)] == [1, 1]
 
@@ -199,7 +195,7 @@ def test_divergence_is_an_error():
     arguments = ProbeArguments(
         solver="sgd", batch_norm=False, weight_decay=100.0, learning_rate=1e6, epochs=30, batch_size=10
     )
-    with pytest.raises(FloatingPointError, match="diverged.*lower learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"diverged.*lower learning_rate"):
         fit_linear_probe(features, labels, 5, arguments)
 
 

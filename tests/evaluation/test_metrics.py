@@ -39,9 +39,7 @@ def test_the_module_agrees_with_scikit_learn(no_network, num_classes, num_presen
     assert values["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert values["macro_f1"] == pytest.approx(macro_f1)
     if num_classes > 5:
-        assert values["top5_accuracy"] == pytest.approx(
-            top_k_accuracy_score(labels, scores, k=5, labels=classes)
-        )
+        assert values["top5_accuracy"] == pytest.approx(top_k_accuracy_score(labels, scores, k=5, labels=classes))
     else:
         assert values["top5_accuracy"] == 1
 
@@ -75,9 +73,7 @@ def test_two_processes_score_like_one(no_network, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    alone = evaluate.load(str(CLASSIFICATION), keep_in_memory=True).compute(
-        predictions=scores, references=labels
-    )
+    alone = evaluate.load(str(CLASSIFICATION), keep_in_memory=True).compute(predictions=scores, references=labels)
     assert results[0] == pytest.approx(alone)
     assert results[1] is None
 

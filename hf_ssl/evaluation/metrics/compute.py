@@ -10,9 +10,7 @@ from hf_ssl.evaluation.metrics.intervals import macro_f1_interval, wilson_interv
 CLASSIFICATION = Path(__file__).with_name("classification.py")
 
 
-def compute_metrics(
-    scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0
-) -> dict[str, float | list[float]]:
+def compute_metrics(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0) -> dict[str, float | list[float]]:
     """Score a classifier on the test images.
 
     Args:

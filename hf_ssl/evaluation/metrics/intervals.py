@@ -15,8 +15,7 @@ def wilson_interval(proportion: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion in [0, 1] that was observed on `count` images."""
     if count < 1 or not 0 <= proportion <= 1:
         raise ValueError(
-            f"The proportion {proportion} of {count} images has no interval; give one in [0, 1] of "
-            "at least 1 image."
+            f"The proportion {proportion} of {count} images has no interval; give one in [0, 1] of at least 1 image."
         )
     spread = Z_95**2 / count
     center = (proportion + spread / 2) / (1 + spread)

@@ -1,1 +1,1 @@
-"""."""
+"""Masked autoencoders."""

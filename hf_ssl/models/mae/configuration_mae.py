@@ -19,7 +19,7 @@ class MAEConfig(PreTrainedConfig):
         image_size: height and width of the images, in pixels, a multiple of `patch_size`.
         patch_size: height and width of a patch, in pixels.
         mask_ratio: share of the patches that the encoder does not see, inside (0, 1).
-        norm_pix_loss: whether each target patch is normalised by its own mean and variance, as in the paper's best runs.
+        norm_pix_loss: whether each target patch is normalised by its own mean and variance, the paper's best choice.
         pooling: what `pooler_output` is: "mean" of the patch tokens or the "cls" token, both behind the last norm.
         decoder_type: "transformer", the paper's; or "mlp", a small decoder that sees, at every masked patch, the
             mean of the visible tokens and the patch's position.
@@ -70,8 +70,8 @@ class MAEConfig(PreTrainedConfig):
             raise ValueError(f"mask_ratio is {self.mask_ratio}; choose a number inside (0, 1), the paper's is 0.75.")
         if not 0 < self.num_visible < self.num_patches:
             raise ValueError(
-                f"mask_ratio {self.mask_ratio} leaves {self.num_visible} of {self.num_patches} patches visible; choose a "
-                "ratio or a patch_size that leaves at least one patch visible and one masked."
+                f"mask_ratio {self.mask_ratio} leaves {self.num_visible} of {self.num_patches} patches visible; take "
+                "a ratio or a patch_size that leaves at least one patch visible and one masked."
             )
         if self.pooling not in ("mean", "cls"):
             raise ValueError(f"pooling '{self.pooling}' is not known; choose 'mean' or 'cls'.")
@@ -81,7 +81,7 @@ class MAEConfig(PreTrainedConfig):
             raise ValueError(f"decoder_num_layers is {self.decoder_num_layers}; choose at least 1.")
         if self.decoder_hidden_size < 4 or self.decoder_hidden_size % 4:
             raise ValueError(
-                f"decoder_hidden_size is {self.decoder_hidden_size}; choose a multiple of 4, for the sin-cos positions."
+                f"decoder_hidden_size is {self.decoder_hidden_size}; choose a multiple of 4, for sin-cos positions."
             )
         if self.decoder_type == "transformer" and self.decoder_hidden_size % self.decoder_num_heads:
             raise ValueError(

@@ -7,6 +7,7 @@ p patch size. In masks 0 is visible and 1 is masked.
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -166,10 +167,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
         else:
             hidden = [width] + [4 * width] * (config.decoder_num_layers - 1)
             self.decoder_blocks = nn.Sequential(
-                *(
-                    nn.Sequential(nn.Linear(before, after), nn.GELU())
-                    for before, after in zip(hidden, hidden[1:], strict=False)
-                )
+                *(nn.Sequential(nn.Linear(before, after), nn.GELU()) for before, after in pairwise(hidden))
             )
             self.decoder_norm = nn.Identity()
             self.decoder_pred = nn.Linear(hidden[-1], patch_dim)
@@ -186,9 +184,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
             noise = torch.rand(len(pixel_values), self.config.num_patches, device=pixel_values.device)
         visible, mask = self.mask_patches(noise)
         predicted = self.decode(self.encode(pixel_values, visible), visible)
-        return MAEOutput(
-            loss=self.reconstruction_loss(pixel_values, predicted, mask), logits=predicted, mask=mask
-        )
+        return MAEOutput(loss=self.reconstruction_loss(pixel_values, predicted, mask), logits=predicted, mask=mask)
 
     def mask_patches(self, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Per-image random masking (paper, section 3): indices of the visible patches (B, K) and the mask (B, L)."""
@@ -266,7 +262,6 @@ class MAEForPreTraining(MAEPreTrainedModel):
                 self.decoder_pos_embed,
                 sincos_position_embedding(self.config.decoder_hidden_size, self.config.num_patches),
             )
-
 
 
 __all__ = ["MAEForPreTraining", "MAEModel", "MAEOutput", "MAEPreTrainedModel"]

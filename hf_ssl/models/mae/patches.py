@@ -4,7 +4,7 @@ import torch
 
 
 def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Cut (B, 3, H, W) images into (B, L, p²·3) patches, row by row, channels last in a patch (official `patchify`)."""
+    """Cut (B, 3, H, W) images into (B, L, p²·3) patches, row by row, channels last within (official code)."""
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
     patches = images.reshape(batch, channels, rows, patch_size, columns, patch_size)

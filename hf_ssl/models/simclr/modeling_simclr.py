@@ -1,4 +1,4 @@
-"""SimCLR: an encoder, a projection head and NT-Xent (Chen et al. 2020, https://arxiv.org/abs/2002.05709, section 2)."""
+"""SimCLR: encoder, projection head and NT-Xent (Chen et al. 2020, https://arxiv.org/abs/2002.05709, section 2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
