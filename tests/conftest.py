@@ -1,38 +1,20 @@
-"""Settings of all tests: no network, no progress bars, and tiny models of both methods."""
+"""Settings and fixtures of all tests: no network, no progress bars."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+import datasets
 import pytest
 import torch
+from tiny_models import TINY
 
-from hf_ssl import MAEConfig, SimCLRConfig
+from hf_ssl.data import make_textures
 
-TINY = {
-    "simclr": lambda **kwargs: SimCLRConfig(
-        **{
-            "backbone": "resnet18",
-            "backbone_kwargs": {"channels": [8, 8, 16, 16]},
-            "image_size": 32,
-            "projection_dim": 16,
-            **kwargs,
-        }
-    ),
-    "mae": lambda **kwargs: MAEConfig(
-        **{
-            "backbone": "vit_tiny_patch16_224",
-            "backbone_kwargs": {"depth": 2, "embed_dim": 48, "num_heads": 3},
-            "image_size": 32,
-            "patch_size": 8,
-            "decoder_hidden_size": 32,
-            "decoder_num_layers": 1,
-            "decoder_num_heads": 2,
-            **kwargs,
-        }
-    ),
-}
+# Tests are small: more threads cost more than they bring, and the two-process tests share the cores.
+torch.set_num_threads(1)
+datasets.disable_progress_bars()
 
 
 @pytest.fixture(params=sorted(TINY))
@@ -41,7 +23,11 @@ def tiny_config(request):
     return TINY[request.param]()
 
 
-def pretraining_input(config, batch: int = 4) -> torch.Tensor:
-    """Random normalised images in the shape that the method's pretraining model takes."""
-    views = (2,) if isinstance(config, SimCLRConfig) else ()
-    return torch.randn(batch, *views, 3, config.image_size, config.image_size)
+@pytest.fixture(scope="session")
+def texture_folder(tmp_path_factory):
+    """A few embedded textures as a local data set in the Hub's layout: 64 training and 40 validation images."""
+    folder = tmp_path_factory.mktemp("textures")
+    (folder / "data").mkdir()
+    for split, count in (("train", 64), ("validation", 40)):
+        make_textures(split, num_images=count).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder

@@ -57,7 +57,7 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
                     f"{result['top5_accuracy']:.1%}",
                     "{:.3f} [{:.3f}, {:.3f}]".format(result["macro_f1"], *result["macro_f1_ci95"]),
                     f"{pretraining['images_seen']:,}" if trained else "–",
-                    _duration(pretraining["wall_time_s"]) if trained else "–",
+                    format_duration(pretraining["wall_time_s"]) if trained else "–",
                 ]
             )
     header = ["method", "backbone", "encoder", "accuracy", "top-5", "macro F1", "images seen", "pretraining"]
@@ -137,7 +137,8 @@ def _percent(share: float, interval: Sequence[float]) -> str:
     return f"{share:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Seconds as "1 h 02 min" or "3 min 04 s"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
@@ -146,4 +147,4 @@ def _duration(seconds: float) -> str:
 def _data_name(run: dict[str, Any]) -> str:
     """The dataset's id, or the name of its folder without the path."""
     name = run["evaluation"]["dataset"]
-    return f"{Path(name).name if Path(name).is_dir() else name} {run['evaluation']['split']}"
+    return f"{Path(name).name if Path(name).is_dir() else name}, split {run['evaluation']['split']}"

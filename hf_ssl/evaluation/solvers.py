@@ -37,7 +37,7 @@ def minimize_lbfgs(
         covariance: float32 (D, D) of these inputs or of more of the same kind; only the speed depends on it.
     """
     mean, root = inputs.mean(dim=0), classifier.out_features**0.5
-    factor, inverse = (matrix.to(inputs) for matrix in _hessian_factor(covariance, root**2, weight_decay))
+    factor = _hessian_factor(covariance, classifier.out_features, weight_decay).to(inputs)
     with torch.no_grad():
         weight = classifier.weight @ factor
         bias = (classifier.bias + classifier.weight @ mean) / root
@@ -45,7 +45,7 @@ def minimize_lbfgs(
     bias.requires_grad_()
 
     def layer() -> tuple[torch.Tensor, torch.Tensor]:
-        original = weight @ inverse
+        original = torch.linalg.solve_triangular(factor, weight, upper=False, left=False)
         return original, root * bias - original @ mean
 
     optimizer = torch.optim.LBFGS(
@@ -72,17 +72,13 @@ def minimize_lbfgs(
             parameter.copy_(value)
 
 
-def _hessian_factor(
-    covariance: torch.Tensor, num_classes: float, weight_decay: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The Hessian's Cholesky factor and that one's inverse, in float64 on the CPU."""
+def _hessian_factor(covariance: torch.Tensor, num_classes: int, weight_decay: float) -> torch.Tensor:
+    """The Cholesky factor of one class's Hessian at zero weights, float64 on the CPU."""
     hessian = covariance.double().cpu() / num_classes
     # The rounding of a float32 covariance makes eigenvalues of 0 slightly negative.
     rounding = 1e-4 * hessian.diagonal().mean() + 1e-12
     hessian.diagonal().add_(weight_decay + rounding)
-    factor = torch.linalg.cholesky(hessian)
-    identity = torch.eye(len(factor), dtype=factor.dtype)
-    return factor, torch.linalg.solve_triangular(factor, identity, upper=False)
+    return torch.linalg.cholesky(hessian)
 
 
 def minimize_stochastic(

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_PRETRAINING_MAPPING
 
 import hf_ssl  # noqa: F401  registers the methods with both mappings
 from hf_ssl.data.sources import EMBEDDED
-from hf_ssl.evaluation.compare import ENCODERS, describe_views, format_table
+from hf_ssl.evaluation.compare import ENCODERS, describe_views, format_duration, format_table
 from hf_ssl.evaluation.report import draw_losses
 from hf_ssl.evaluation.results import find_result, read_results
 from hf_ssl.hub.markdown import code, flatten, link, plain
@@ -227,7 +227,10 @@ def _training_table(results: dict[str, Any]) -> str:
             f"{code(arguments['lr_scaling'])}, schedule {code(arguments['lr_schedule'])}",
         ],
         ["final loss", f"{pretraining['final_loss']:.4g}"],
-        ["wall time", f"{_duration(pretraining['wall_time_s'])}, {pretraining['images_per_second']:,.0f} images/s"],
+        [
+            "wall time",
+            f"{format_duration(pretraining['wall_time_s'])}, {pretraining['images_per_second']:,.0f} images/s",
+        ],
         ["hardware", _items(pretraining["hardware"])],
         ["precision", code(pretraining["precision"])],
         ["versions", _items(pretraining["versions"])],
@@ -238,12 +241,6 @@ def _training_table(results: dict[str, Any]) -> str:
 
 def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.3g} M"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def _items(mapping: dict[str, Any]) -> str:

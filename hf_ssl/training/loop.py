@@ -104,10 +104,9 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
     if arguments.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(run, arguments.resume_from_checkpoint)
         position = load_checkpoint(accelerator, checkpoint, position.order)
-    settings = {"recipe": recipe, **_plain(arguments), "model": _own_fields(config)}
     if accelerator.is_main_process:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        (run / "recipe.yaml").write_text(_complete_recipe(recipe, arguments, config))
     if arguments.report_to is not None:
         accelerator.init_trackers("hf_ssl", config={"recipe": recipe, "learning_rate": learning_rate})
 
@@ -243,6 +242,14 @@ def _order(arguments: PretrainArguments, accelerator: Accelerator, total_steps: 
         "num_processes": accelerator.num_processes,
         "total_steps": total_steps,
     }
+
+
+def _complete_recipe(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig) -> str:
+    """All arguments as a recipe that repeats the run."""
+    content = {"model_type": config.model_type, **_own_fields(config), **_plain(arguments)}
+    for not_of_the_recipe in ("output_dir", "resume_from_checkpoint"):
+        del content[not_of_the_recipe]
+    return f"# {recipe}, with every argument\n{yaml.safe_dump(content, sort_keys=False)}"
 
 
 def _plain(arguments: PretrainArguments) -> dict[str, Any]:

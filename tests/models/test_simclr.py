@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import TINY
+from tiny_models import TINY
 from torch import nn
 
 from hf_ssl import NTXentLoss, SimCLRForPreTraining

@@ -47,28 +47,33 @@ class SimCLRPreTrainedModel(PreTrainedModel):
         model.load_state_dict(self.encoder.state_dict(), strict=num_classes == 0)
         return model.to(self.device, self.dtype).train(self.training)
 
+    def initialize_weights(self) -> None:
+        """Initialise whatever a checkpoint did not bring; `from_pretrained` and `post_init` call this."""
+        # timm knows how each of its models starts: the parts of a fresh one fill what is lacking.
+        with torch.device("cpu"):
+            fresh = create_encoder(self.config.backbone, self.config.timm_model_args)
+        self._fresh_parts = dict(zip(self.encoder.modules(), fresh.modules(), strict=True))
+        super().initialize_weights()
+        del self._fresh_parts
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if module is self.encoder:
-            # timm knows how each of its models starts; a fresh one fills what a checkpoint lacks.
-            with torch.device("cpu"):
-                fresh = create_encoder(self.config.backbone, self.config.timm_model_args)
-            for mine, theirs in zip(self.encoder.parameters(), fresh.parameters(), strict=True):
+        if module in self._fresh_parts:
+            fresh = self._fresh_parts[module]
+            for mine, theirs in zip(module.parameters(recurse=False), fresh.parameters(recurse=False), strict=True):
                 init.copy_(mine, theirs)
-            for mine, theirs in zip(self.encoder.buffers(), fresh.buffers(), strict=True):
+            for mine, theirs in zip(module.buffers(recurse=False), fresh.buffers(recurse=False), strict=True):
                 init.copy_(mine, theirs)
-        elif isinstance(module, ProjectionHead):
-            for layer in module.modules():
-                if isinstance(layer, nn.Linear):
-                    init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                    if layer.bias is not None:
-                        init.zeros_(layer.bias)
-                elif isinstance(layer, nn.BatchNorm1d):
-                    init.ones_(layer.weight)
-                    init.zeros_(layer.bias)
-                    init.zeros_(layer.running_mean)
-                    init.ones_(layer.running_var)
-                    init.zeros_(layer.num_batches_tracked)
+        elif isinstance(module, nn.Linear):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable | None = None, **kwargs: Any

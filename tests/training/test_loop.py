@@ -1,0 +1,221 @@
+"""The loop: interrupted equals uninterrupted, accumulated equals whole, two processes equal one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining, PreTrainedModel
+
+import hf_ssl.training.loop as loop
+from hf_ssl.evaluation.results import read_results
+from hf_ssl.models.mae.modeling_mae import MAEForPreTraining
+from hf_ssl.training.arguments import parse_pretrain
+from hf_ssl.training.checkpoints import list_checkpoints
+
+ROOT = Path(__file__).parents[2]
+TINY_MODELS = {
+    "simclr": {"backbone_kwargs": {"channels": [8, 8, 16, 16]}, "projection_hidden_size": 16, "projection_dim": 8},
+    "mae": {
+        "backbone_kwargs": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+        "patch_size": 8,
+        "decoder_hidden_size": 32,
+        "decoder_num_layers": 1,
+        "decoder_num_heads": 2,
+    },
+}
+# 64 images make 8 steps of an epoch.
+SMALL = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0.25, "checkpoint_epochs": 0.25, "checkpoint_limit": 9}
+# Images as they are, so that views do not depend on how a batch is cut.
+PLAIN_VIEW = {
+    "crop_scale": [1.0, 1.0],
+    "crop_ratio": [1.0, 1.0],
+    "flip_prob": 0.0,
+    "jitter_prob": 0.0,
+    "grayscale_prob": 0.0,
+    "blur_prob": 0.0,
+}
+
+
+@pytest.fixture(params=sorted(TINY_MODELS))
+def method(request):
+    return request.param
+
+
+def write_recipe(folder: Path, method: str, data: Path, **changes) -> Path:
+    path = folder / f"{method}_tiny.yaml"
+    recipe = {"base": f"{method}_demo", "dataset": str(data), "mixed_precision": "no", **TINY_MODELS[method]}
+    path.write_text(yaml.safe_dump({**recipe, **SMALL, **changes}))
+    return path
+
+
+def run(folder: Path, method: str, data: Path, *flags: str, output: str = "run", **changes) -> Path:
+    recipe = write_recipe(folder, method, data, **changes)
+    argv = ["--config", str(recipe), "--output_dir", str(folder / output), *flags]
+    return loop.pretrain(*parse_pretrain(argv), "the command")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "pretraining" / "model.safetensors")
+
+
+def model_of(run: Path) -> PreTrainedModel:
+    return AutoModelForPreTraining.from_pretrained(run / "pretraining")
+
+
+def test_a_run_leaves_model_results_recipe_and_log(tmp_path, method, texture_folder):
+    finished = run(tmp_path, method, texture_folder, "--logging_steps", "3")
+    results = read_results(finished / "results.json")
+    pretraining = results["pretraining"]
+    assert pretraining["steps"] == 8 and pretraining["images_seen"] == 64 and pretraining["epochs"] == 1
+    assert pretraining["num_images"] == 64 and pretraining["command"] == "the command"
+    assert results["model"]["parameters"] == sum(weight.numel() for weight in model_of(finished).parameters())
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]
+    assert pretraining["loss_curve"] == [[line["step"], line["loss"]] for line in lines]
+    assert pretraining["final_loss"] == lines[-1]["loss"]
+
+    # The recipe that a run leaves repeats it.
+    argv = ["--config", str(finished / "recipe.yaml"), "--output_dir", str(tmp_path / "again")]
+    again = loop.pretrain(*parse_pretrain(argv), "the command")
+    assert all(torch.equal(weight, weights(again)[name]) for name, weight in weights(finished).items())
+
+
+def test_training_lowers_the_loss(tmp_path, method, texture_folder):
+    finished = run(tmp_path, method, texture_folder, "--epochs", "6", "--learning_rate", "3e-3")
+    curve = [loss for _, loss in read_results(finished / "results.json")["pretraining"]["loss_curve"]]
+    assert sum(curve[-4:]) < 0.97 * sum(curve[:4])
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, method, texture_folder):
+    whole = run(tmp_path, method, texture_folder, output="whole")
+    resumed = tmp_path / "resumed"
+    assert [path.name for path in list_checkpoints(whole)] == [f"step-{step:08d}" for step in (2, 4, 6, 8)]
+    shutil.copytree(whole / "checkpoints" / "step-00000004", resumed / "checkpoints" / "step-00000004")
+    run(tmp_path, method, texture_folder, "--resume_from_checkpoint", "latest", output="resumed")
+    expected, got = weights(whole), weights(resumed)
+    assert all(torch.equal(weight, got[name]) for name, weight in expected.items())
+    curves = [read_results(folder / "results.json")["pretraining"]["loss_curve"] for folder in (whole, resumed)]
+    assert curves[0] == curves[1]
+
+
+def test_ctrl_c_loses_nothing(tmp_path, method, texture_folder, monkeypatch):
+    whole = run(tmp_path, method, texture_folder, output="whole")
+    make_views, calls = loop.make_views, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return make_views(*args)
+
+    monkeypatch.setattr(loop, "make_views", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"step-00000003 with --resume_from_checkpoint latest"):
+        run(tmp_path, method, texture_folder, output="broken", checkpoint_epochs=1)
+    resumed = run(
+        tmp_path,
+        method,
+        texture_folder,
+        "--resume_from_checkpoint",
+        "latest",
+        output="broken",
+        checkpoint_epochs=1,
+    )
+    expected, got = weights(whole), weights(resumed)
+    assert all(torch.equal(weight, got[name]) for name, weight in expected.items())
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path, texture_folder):
+    run(tmp_path, "simclr", texture_folder, "--max_steps", "1")
+    before = weights(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="choose another --output_dir"):
+        run(tmp_path, "simclr", texture_folder, "--max_steps", "1", "--seed", "1")
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(tmp_path / "run").items())
+
+
+def test_resuming_with_another_order_is_refused(tmp_path, texture_folder):
+    run(tmp_path, "mae", texture_folder)
+    with pytest.raises(ValueError, match=r"batch_size=8, this run has 4; resume with batch_size=8"):
+        run(tmp_path, "mae", texture_folder, "--resume_from_checkpoint", "latest", "--batch_size", "4")
+    with pytest.raises(FileNotFoundError, match="not a checkpoint"):
+        run(tmp_path, "mae", texture_folder, "--resume_from_checkpoint", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        run(tmp_path, "mae", texture_folder, "--resume_from_checkpoint", "latest", output="empty")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path, texture_folder, monkeypatch
+):
+    make_views, calls = loop.make_views, []
+
+    def poisoned(*args):
+        calls.append(1)
+        return make_views(*args) * (float("nan") if len(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(loop, "make_views", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 6 \(epoch 0.75\) is not finite"):
+        run(tmp_path, "mae", texture_folder)
+    kept = list_checkpoints(tmp_path / "run")
+    assert kept[-1].name == "step-00000004"
+    assert all(torch.isfinite(weight).all() for weight in load_file(kept[-1] / "model.safetensors").values())
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path, texture_folder, monkeypatch):
+    def first_patches_visible(self, noise):
+        return mask_patches(self, torch.arange(noise.shape[1], dtype=noise.dtype).expand_as(noise))
+
+    mask_patches = MAEForPreTraining.mask_patches
+    monkeypatch.setattr(MAEForPreTraining, "mask_patches", first_patches_visible)
+    changes = {"views": [PLAIN_VIEW], "optimizer": "sgd", "learning_rate": 0.1}
+    whole = run(tmp_path, "mae", texture_folder, output="whole", **changes)
+    parts = run(
+        tmp_path, "mae", texture_folder, output="parts", **changes, batch_size=2, gradient_accumulation_steps=4
+    )
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    losses = [read_results(folder / "results.json")["pretraining"]["loss_curve"] for folder in (whole, parts)]
+    assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4)
+
+
+def test_two_processes_equal_one_on_the_whole_batch(tmp_path, texture_folder):
+    """A ViT under NT-Xent, as batch norm would see other statistics in every process."""
+    recipe = write_recipe(
+        tmp_path,
+        "simclr",
+        texture_folder,
+        backbone="vit_tiny_patch16_224",
+        backbone_kwargs={"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 48, "num_heads": 3},
+        projection_norm="none",
+        channels_last=False,
+        # A random crop would differ between the two; the same image twice still has negatives, and so a loss.
+        views=[PLAIN_VIEW, PLAIN_VIEW],
+        optimizer="sgd",
+        learning_rate=0.1,
+    )
+    script = [str(ROOT / "scripts" / "pretrain.py"), "--config", str(recipe)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
+    one = [sys.executable, *script]
+    for command, batch, output in ((one, "8", "one"), (two, "4", "two")):
+        subprocess.run(
+            [*command, "--batch_size", batch, "--output_dir", str(tmp_path / output)],
+            check=True,
+            env=environment,
+            capture_output=True,
+            timeout=200,
+        )
+    results = {name: read_results(tmp_path / name / "results.json")["pretraining"] for name in ("one", "two")}
+    assert results["two"]["hardware"]["num_processes"] == 2
+    assert results["two"]["effective_batch_size"] == results["one"]["effective_batch_size"] == 8
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+    curves = [torch.tensor(results[name]["loss_curve"]) for name in ("one", "two")]
+    torch.testing.assert_close(*curves, rtol=1e-4, atol=1e-4)
