@@ -67,8 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+
+
 def _demo(argv: Sequence[str], command: str) -> None:
-    parser = argparse.ArgumentParser("hf-ssl demo", description=_demo.__doc__, allow_abbrev=False)
+    parser = _Parser("hf-ssl demo", description="The whole journey on the embedded data.", allow_abbrev=False)
     parser.add_argument("--output", default="demo", help="folder for runs, report and repositories (default: demo)")
     arguments = parser.parse_args(argv)
     from hf_ssl.demo import demo
@@ -77,12 +82,15 @@ def _demo(argv: Sequence[str], command: str) -> None:
 
 
 def _pretrain(argv: Sequence[str], command: str) -> None:
+    from accelerate import PartialState
+
     from hf_ssl.training.arguments import parse_pretrain
     from hf_ssl.training.loop import pretrain
 
     recipe, arguments, config = parse_pretrain(argv)
     run = pretrain(recipe, arguments, config, command)
-    print(f"The run is in {run}; probe it with `hf-ssl probe {run}`.")
+    # One of several processes speaks.
+    PartialState().print(f"The run is in {run}; probe it with `hf-ssl probe {run}`.")
 
 
 def _probe(argv: Sequence[str], command: str) -> None:
@@ -95,7 +103,7 @@ def _probe(argv: Sequence[str], command: str) -> None:
 
 
 def _compare(argv: Sequence[str], command: str) -> None:
-    parser = argparse.ArgumentParser("hf-ssl compare", description="Compare evaluated runs.", allow_abbrev=False)
+    parser = _Parser("hf-ssl compare", description="Compare evaluated runs.", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs or of published models")
     parser.add_argument("--output", type=Path, help="folder to write the tables and pictures to, too")
     arguments = parser.parse_args(argv)
@@ -108,7 +116,7 @@ def _compare(argv: Sequence[str], command: str) -> None:
 
 
 def _card(argv: Sequence[str], command: str) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "hf-ssl card", description="Write a run as a Hub repository folder with its card.", allow_abbrev=False
     )
     parser.add_argument("run", type=Path, help="folder of an evaluated run")
@@ -139,3 +147,7 @@ COMMANDS = {
     "card": _card,
     "recipes": _recipes,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

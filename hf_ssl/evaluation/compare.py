@@ -92,14 +92,13 @@ def methods_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def forward_flops(run: dict[str, Any]) -> int:
-    """Floating-point operations of a pretraining forward pass per image, counted on the meta device."""
+    """Floating-point operations of a pretraining forward pass per image, counted on a pass over two images."""
     config = CONFIG_MAPPING[run["model"]["model_type"]](**run["model"]["config"])
     views, size, batch = len(run["pretraining"]["arguments"]["views"]), config.image_size, 2
     shape = (batch, 3, size, size) if views == 1 else (batch, views, 3, size, size)
-    with torch.device("meta"):
-        model = AutoModelForPreTraining.from_config(config)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.empty(shape))
+    model = AutoModelForPreTraining.from_config(config).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(shape))
     return counter.get_total_flops() // batch
 
 

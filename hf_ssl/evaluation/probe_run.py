@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from safetensors.torch import save_file
 from timm.layers import set_fused_attn
@@ -87,7 +87,7 @@ def probe_run(
     dataset = data.dataset or trained_with["dataset"]
     train_split = data.train_split or trained_with["train_split"]
     eval_split = data.eval_split or trained_with["eval_split"]
-    device = Accelerator(mixed_precision=data.mixed_precision).device
+    device = PartialState().device
     set_fused_attn(enable=device.type != "cpu")
 
     pretrained = AutoModel.from_pretrained(run / "pretraining").to(device)

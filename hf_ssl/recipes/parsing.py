@@ -13,15 +13,12 @@ from transformers import HfArgumentParser
 RECIPES = Path(__file__).parent
 
 
-class YamlDict(dict):
-    """A mapping that may be given on the command line as YAML or JSON, such as `'{"depth": 6}'`."""
-
-    def __init__(self, value: str | dict[str, Any]):
-        if isinstance(value, str):
-            value = yaml.safe_load(value)
-        if not isinstance(value, dict):
-            raise ValueError(f"{value!r} is not a mapping; write it like '{{\"depth\": 6}}'.")
-        super().__init__(value)
+def yaml_mapping(value: str | dict[str, Any]) -> dict[str, Any]:
+    """What argparse calls to read a mapping, on the command line YAML or JSON such as `'{"depth": 6}'`."""
+    mapping = yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(mapping, dict):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a mapping; write it like '{{\"depth\": 6}}'")
+    return mapping
 
 
 def recipe_names() -> list[str]:

@@ -1,5 +1,6 @@
 """What a pretraining run is made of: the arguments of data, views, optimisation and bookkeeping."""
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import yaml
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from hf_ssl.augment import ViewPolicy
-from hf_ssl.recipes import YamlDict, parse_arguments, read_recipe, take_recipe
+from hf_ssl.recipes import parse_arguments, read_recipe, take_recipe, yaml_mapping
 
 
 class Views:
@@ -17,12 +18,16 @@ class Views:
 
     def __new__(cls, value: str | Sequence[dict[str, Any] | ViewPolicy]) -> tuple[ViewPolicy, ...]:
         """Build one policy for each mapping of `ViewPolicy`'s fields."""
-        given = yaml.safe_load(value) if isinstance(value, str) else value
-        if not isinstance(given, (list, tuple)) or not given:
+        if isinstance(value, str):
+            try:
+                return cls(yaml.safe_load(value))
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
+        if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(f"views is {value!r}; give a list with one mapping for each view, such as '[{{}}]'.")
         known = [policy_field.name for policy_field in dataclasses.fields(ViewPolicy)]
         policies = []
-        for policy in given:
+        for policy in value:
             if isinstance(policy, ViewPolicy):
                 policies.append(policy)
                 continue
@@ -161,5 +166,5 @@ def _model_arguments(config_class: type[PreTrainedConfig]) -> type:
         copy = field(metadata={"help": f"Of the model, see {config_class.__name__}."})
         copy.default, copy.default_factory = own.default, own.default_factory
         is_mapping = getattr(own.type, "__origin__", None) is dict
-        fields.append((own.name, YamlDict if is_mapping else own.type, copy))
+        fields.append((own.name, yaml_mapping if is_mapping else own.type, copy))
     return dataclasses.make_dataclass("ModelArguments", fields)

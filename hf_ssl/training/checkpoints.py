@@ -34,6 +34,8 @@ def save_checkpoint(accelerator: Accelerator, run: Path, position: Position, lim
     final = run / "checkpoints" / f"step-{position.step:08d}"
     partial = final.with_name(f".partial-{final.name}")
     accelerator.save_state(str(partial))
+    # Every process writes its random state.
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (partial / POSITION).write_text(json.dumps(dataclasses.asdict(position)))
         if final.exists():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from timm.layers import set_fused_attn
 from torch import nn
@@ -57,7 +58,11 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
             f"{run} holds a run already; choose another --output_dir, or continue it with "
             "--resume_from_checkpoint latest."
         )
+    # Accelerate keeps the precision of the process's first run; this one may have another.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
+        # Said outright, or Accelerate takes two processes on a CPU for two runs of one.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to,
         project_dir=str(run),

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules, from torch, timm and transformers, as recipes name them."""
 
 import torch
-from timm.optim import Lars, param_groups_weight_decay
+from timm.optim import Lars
 from torch import nn
 from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
@@ -13,8 +13,11 @@ TOKENS = ("pos_embed", "cls_token", "mask_token", "reg_token", "decoder_pos_embe
 
 def create_optimizer(model: nn.Module, arguments: PretrainArguments, learning_rate: float) -> torch.optim.Optimizer:
     """Build the optimiser; biases, norms, positions and tokens have no weight decay, and LARS does not scale them."""
-    undecayed = [name for name, _ in model.named_parameters() if name.rsplit(".", 1)[-1] in TOKENS]
-    groups = param_groups_weight_decay(model, arguments.weight_decay, no_weight_decay_list=undecayed)
+    groups = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": arguments.weight_decay}]
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            is_weight = weight.dim() > 1 and name.rsplit(".", 1)[-1] not in TOKENS
+            groups[is_weight]["params"].append(weight)
     betas = (arguments.adam_beta1, arguments.adam_beta2)
     if arguments.optimizer == "adam":
         return torch.optim.Adam(groups, lr=learning_rate, betas=betas, fused=True)
@@ -22,9 +25,8 @@ def create_optimizer(model: nn.Module, arguments: PretrainArguments, learning_ra
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
     if arguments.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=arguments.momentum, fused=True)
-    # timm's first group is the undecayed one. Weights are scaled even where the recipe's weight decay is 0.
-    for group, is_scaled in zip(groups, (False, True), strict=True):
-        group["always_adapt"] = is_scaled
+    # timm scales a group with weight decay, or if told to: weights also where the recipe's weight decay is 0.
+    groups[1]["always_adapt"] = True
     return Lars(
         groups,
         lr=learning_rate,

@@ -204,13 +204,9 @@ def test_two_processes_equal_one_on_the_whole_batch(tmp_path, texture_folder):
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
     one = [sys.executable, *script]
     for command, batch, output in ((one, "8", "one"), (two, "4", "two")):
-        subprocess.run(
-            [*command, "--batch_size", batch, "--output_dir", str(tmp_path / output)],
-            check=True,
-            env=environment,
-            capture_output=True,
-            timeout=200,
-        )
+        command = [*command, "--batch_size", batch, "--output_dir", str(tmp_path / output)]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr
     results = {name: read_results(tmp_path / name / "results.json")["pretraining"] for name in ("one", "two")}
     assert results["two"]["hardware"]["num_processes"] == 2
     assert results["two"]["effective_batch_size"] == results["one"]["effective_batch_size"] == 8
