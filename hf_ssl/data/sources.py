@@ -6,7 +6,7 @@ skipping and splitting between ranks cost nothing.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -44,6 +44,20 @@ class ImageSource:
     def is_stream(self) -> bool:
         """True where rows can only be read one after the other."""
         return isinstance(self.dataset, datasets.IterableDataset)
+
+    def head(self, num_rows: int) -> "ImageSource":
+        """The first rows alone.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if not 0 < num_rows <= self.num_rows:
+            raise ValueError(
+                f"{num_rows} rows of {self.name!r} ({self.split}) were asked for, which has {self.num_rows}: "
+                f"choose a number from 1 to {self.num_rows}."
+            )
+        dataset = self.dataset.take(num_rows) if self.is_stream else self.dataset.select(range(num_rows))
+        return replace(self, dataset=dataset, num_rows=num_rows)
 
 
 def open_source(

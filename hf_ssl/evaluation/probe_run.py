@@ -31,6 +31,9 @@ class DataArguments:
         default=None, metadata={"help": "Hub id (org/name@revision), folder, or 'embedded'; the run's by default."}
     )
     train_split: str | None = field(default=None, metadata={"help": "Split that the classifier is fitted to."})
+    num_train_images: int | None = field(
+        default=None, metadata={"help": "Images that the classifier is fitted to, the split's first; all by default."}
+    )
     eval_split: str | None = field(default=None, metadata={"help": "Split that it is measured on."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the class labels."})
     crop_fraction: float = field(
@@ -95,13 +98,15 @@ def probe_run(
     random = AutoModel.from_config(pretrained.config).to(device)
     config = pretrained.config
 
-    def open_loader(split: str) -> tuple[ImageSource, ImageLoader]:
+    def open_loader(split: str, num_images: int | None = None) -> tuple[ImageSource, ImageLoader]:
         source = open_source(
             dataset,
             split=split,
             image_column=trained_with["image_column"],
             label_column=data.label_column or trained_with["label_column"],
         )
+        if num_images is not None:
+            source = source.head(num_images)
         loader = ImageLoader(
             source,
             batch_size=data.encode_batch_size,
@@ -112,7 +117,7 @@ def probe_run(
         )
         return source, loader
 
-    train_source, train_loader = open_loader(train_split)
+    train_source, train_loader = open_loader(train_split, data.num_train_images)
     test_source, test_loader = open_loader(eval_split)
     class_names = train_source.class_names
     if class_names is None:

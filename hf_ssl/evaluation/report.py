@@ -11,7 +11,7 @@ from hf_ssl.evaluation.compare import ENCODERS, methods_table, read_runs, result
 
 
 def write_report(runs: Sequence[Path], folder: Path, title: str, command: str, notes: str = "") -> Path:
-    """Write `report.md` and its pictures; earlier files of the same names are replaced.
+    """Write `report.md`, its pictures and the results they are made from; earlier files are replaced.
 
     Args:
         runs: folders of evaluated runs.
@@ -36,7 +36,9 @@ def write_report(runs: Sequence[Path], folder: Path, title: str, command: str, n
         "![Pretraining loss of each run](loss.png)",
     ]
     for run, result in zip(runs, results, strict=True):
-        sections.append(f"## What {result['model']['method']} sees")
+        (folder / run.name).mkdir(exist_ok=True)
+        shutil.copyfile(run / "results.json", folder / run.name / "results.json")
+        sections.append(f"## What {result['model']['method']} sees ([its results]({run.name}/results.json))")
         for picture in sorted((run / "pictures").glob("*.png")):
             name = f"{run.name}-{picture.name}"
             shutil.copyfile(picture, folder / name)

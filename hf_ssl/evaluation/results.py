@@ -7,7 +7,6 @@ Its schema is `results.schema.json` beside this file. Pretraining writes the sec
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,16 @@ def write_results(path: str | Path, results: dict[str, Any]) -> None:
     path = Path(path)
     _validate(results, path)
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

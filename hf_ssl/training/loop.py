@@ -7,7 +7,7 @@ equals an uninterrupted one.
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from hf_ssl.evaluation.results import write_results
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from hf_ssl.training.environment import describe_hardware, describe_versions
+from hf_ssl.training.interruption import Interruption
 from hf_ssl.training.optimizers import create_optimizer, create_schedule
 from hf_ssl.training.progress import Progress, thin_curve
 
@@ -48,15 +49,17 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
         The run's folder.
 
     Raises:
-        FileExistsError: if the folder holds a run already and this one does not resume it.
+        FileExistsError: if the folder holds a finished run, or an unfinished one that this one does not resume.
         FloatingPointError: if the loss is not finite; the last checkpoint is kept.
-        KeyboardInterrupt: after a checkpoint was written.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step was finished and a checkpoint written.
     """
     run = Path(arguments.output_dir)
-    if arguments.resume_from_checkpoint is None and (list_checkpoints(run) or (run / "results.json").exists()):
+    if (run / "results.json").exists():
+        raise FileExistsError(f"{run} holds a finished run; choose another --output_dir.")
+    if arguments.resume_from_checkpoint is None and list_checkpoints(run):
         raise FileExistsError(
-            f"{run} holds a run already; choose another --output_dir, or continue it with "
-            "--resume_from_checkpoint latest."
+            f"{run} holds an unfinished run; continue it with --resume_from_checkpoint latest, or choose another "
+            "--output_dir."
         )
     # Accelerate keeps the precision of the process's first run; this one may have another.
     AcceleratorState._reset_state()
@@ -119,7 +122,8 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
     micro_batches = _micro_batches(loader, position.step * accumulation)
     checkpoint_steps = max(round(arguments.checkpoint_epochs * steps_per_epoch), 1)
     wrapped.train()
-    try:
+    interruption = Interruption(enabled=accelerator.num_processes == 1)
+    with interruption, closing(progress), closing(micro_batches):
         while position.step < total_steps:
             step_loss = torch.zeros((), device=device)
             for micro in range(accumulation):
@@ -138,16 +142,17 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
             schedule.step()
             optimizer.zero_grad()
             position.step += 1
-            saves = position.step == total_steps or position.step % checkpoint_steps == 0
+            stops = interruption.requested or position.step == total_steps
+            saves = stops or position.step % checkpoint_steps == 0
             if saves or position.step % arguments.logging_steps == 0:
                 progress.report(schedule.get_last_lr()[0], norm)
             if saves:
                 save_checkpoint(accelerator, run, position, arguments.checkpoint_limit)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_save_interrupted(accelerator, run, position, progress, arguments)) from None
-    finally:
-        progress.close()
-        micro_batches.close()
+            if interruption.requested:
+                raise KeyboardInterrupt(
+                    f"Interrupted after step {position.step} of {total_steps}; continue with "
+                    f"--output_dir {run} --resume_from_checkpoint latest."
+                )
 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -182,18 +187,6 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
         )
     accelerator.end_training()
     return run
-
-
-def _save_interrupted(
-    accelerator: Accelerator, run: Path, position: Position, progress: Progress, arguments: PretrainArguments
-) -> str:
-    """Keep the work of an interrupted run where that is safe, and say how to go on."""
-    # Several processes are interrupted at different steps, and an interrupted step leaves gradients half summed.
-    if position.step > 0 and accelerator.num_processes == 1 and progress.losses_are_finite():
-        save_checkpoint(accelerator, run, position, arguments.checkpoint_limit)
-    if not list_checkpoints(run):
-        return "Interrupted before the first checkpoint."
-    return f"Interrupted; continue from {list_checkpoints(run)[-1]} with --resume_from_checkpoint latest."
 
 
 def describe_model(model: PreTrainedModel) -> dict[str, Any]:

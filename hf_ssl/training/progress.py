@@ -98,10 +98,6 @@ class Progress:
         self.bar.set_postfix_str(f"loss {loss:.4f}, {line['images_per_second']:.0f} images/s", refresh=False)
         self.bar.update(steps)
 
-    def losses_are_finite(self) -> bool:
-        """Whether the losses that were not reported yet are finite."""
-        return not self.losses or math.isfinite(torch.stack(self.losses).sum().item())
-
     def close(self) -> None:
         """End the bar's line."""
         self.bar.close()

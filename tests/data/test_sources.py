@@ -138,3 +138,14 @@ def test_real_images():
     assert (batch.sizes == 64).all()
     assert len(batch.labels.unique()) > 80
     assert 30 < batch.images.float().std() < 100
+
+
+def test_the_head_of_a_source_has_its_first_rows(parquet_folder, numbered_rows):
+    stream = wrap_dataset(numbered_rows.to_iterable_dataset(), name="n", split="train", num_rows=NUM_ROWS)
+    for source in (open_source(str(parquet_folder), split="train"), stream):
+        head = source.head(5)
+        assert head.num_rows == 5
+        assert [row["label"] for row in head.dataset] == [row["label"] for row in source.dataset][:5]
+        for count in (0, source.num_rows + 1):
+            with pytest.raises(ValueError, match=f"choose a number from 1 to {source.num_rows}"):
+                source.head(count)

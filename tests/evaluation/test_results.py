@@ -93,6 +93,12 @@ def test_what_is_written_is_read(tmp_path):
     assert read_results(path) == RESULTS
 
 
+def test_the_file_may_be_read_by_whom_any_new_file_may(tmp_path):
+    write_results(tmp_path / "results.json", RESULTS)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "results.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_run_may_not_be_evaluated_yet(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, without(["evaluation"]))

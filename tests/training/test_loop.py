@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,19 +106,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, method, texture_fo
     assert curves[0] == curves[1]
 
 
-def test_ctrl_c_loses_nothing(tmp_path, method, texture_folder, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_loses_nothing(tmp_path, method, number, texture_folder, monkeypatch):
+    handler = signal.getsignal(number)
     whole = run(tmp_path, method, texture_folder, output="whole")
     make_views, calls = loop.make_views, []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
         return make_views(*args)
 
     monkeypatch.setattr(loop, "make_views", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"step-00000003 with --resume_from_checkpoint latest"):
+    with pytest.raises(KeyboardInterrupt, match="after step 3 of 8; continue with .* --resume_from_checkpoint latest"):
         run(tmp_path, method, texture_folder, output="broken", checkpoint_epochs=1)
+    assert signal.getsignal(number) is handler
     resumed = run(
         tmp_path,
         method,
@@ -134,13 +138,16 @@ def test_ctrl_c_loses_nothing(tmp_path, method, texture_folder, monkeypatch):
 def test_a_finished_run_is_not_overwritten(tmp_path, texture_folder):
     run(tmp_path, "simclr", texture_folder, "--max_steps", "1")
     before = weights(tmp_path / "run")
-    with pytest.raises(FileExistsError, match="choose another --output_dir"):
+    with pytest.raises(FileExistsError, match="holds a finished run; choose another --output_dir"):
         run(tmp_path, "simclr", texture_folder, "--max_steps", "1", "--seed", "1")
     assert all(torch.equal(weight, before[name]) for name, weight in weights(tmp_path / "run").items())
 
 
 def test_resuming_with_another_order_is_refused(tmp_path, texture_folder):
-    run(tmp_path, "mae", texture_folder)
+    finished = run(tmp_path, "mae", texture_folder)
+    (finished / "results.json").unlink()
+    with pytest.raises(FileExistsError, match="holds an unfinished run; continue it"):
+        run(tmp_path, "mae", texture_folder)
     with pytest.raises(ValueError, match=r"batch_size=8, this run has 4; resume with batch_size=8"):
         run(tmp_path, "mae", texture_folder, "--resume_from_checkpoint", "latest", "--batch_size", "4")
     with pytest.raises(FileNotFoundError, match="not a checkpoint"):
