@@ -121,7 +121,7 @@ def _card(argv: Sequence[str], command: str) -> None:
     )
     parser.add_argument("run", type=Path, help="folder of an evaluated run")
     parser.add_argument("--output", type=Path, required=True, help="the repository folder; its name is the model's")
-    parser.add_argument("--no_weights", action="store_true", help="leave the weights out, as in model_cards/")
+    parser.add_argument("--no_weights", action="store_true", help="leave weights and pictures of the data out")
     arguments = parser.parse_args(argv)
     from hf_ssl.hub.repository import assemble_repository
 

@@ -44,8 +44,10 @@ def demo(output: Path, command: str) -> None:
         argv = ["--config", recipe, "--output_dir", str(output / "runs" / recipe)]
         print(f"\n$ hf-ssl pretrain {shlex.join(argv)}", flush=True)
         run = pretrain(*parse_pretrain(argv), f"hf-ssl pretrain {shlex.join(argv)}")
-        print(f"\n$ hf-ssl probe {run}", flush=True)
-        probe_run(run, DataArguments(), ProbeArguments(), f"hf-ssl probe {run}")
+        print(f"\n$ hf-ssl probe {run} --mixed_precision bf16", flush=True)
+        probe_run(
+            run, DataArguments(mixed_precision="bf16"), ProbeArguments(), f"hf-ssl probe {run} --mixed_precision bf16"
+        )
         runs.append(run)
 
     report = write_report(runs, output / "report", "hf_ssl demo", command)

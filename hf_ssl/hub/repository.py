@@ -35,7 +35,8 @@ def assemble_repository(run: Path, repository: Path, *, weights: bool = True) ->
     Args:
         run: folder of a run that `hf-ssl probe` has completed.
         repository: the folder to write; its name is the model's. An earlier repository folder is replaced.
-        weights: False leaves both model.safetensors out, as in the project's `model_cards/`.
+        weights: False leaves both model.safetensors and the pictures of the data out, as in the project's
+            `model_cards/`.
 
     Returns:
         The repository's path.
@@ -59,7 +60,8 @@ def assemble_repository(run: Path, repository: Path, *, weights: bool = True) ->
         for name in ("config.json", "model.safetensors"):
             shutil.copyfile(run / "pretraining" / name, folder / "pretraining" / name)
         (folder / "pictures").mkdir()
-        for picture in (run / "pictures").glob("*.png"):
+        # Pictures show images of the data set, which a card without the model has no need to spread.
+        for picture in (run / "pictures").glob("*.png") if weights else ():
             shutil.copyfile(picture, folder / "pictures" / picture.name)
         write_results(folder / "results.json", public_results(results))
         recipe = public_recipe(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")), results)

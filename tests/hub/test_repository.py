@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,14 +112,17 @@ def test_no_file_names_a_place_on_this_machine(run, runs, repository):
                 assert str(place).encode() not in path.read_bytes(), path
 
 
-def test_without_weights_all_else_is_the_same(run, repository, tmp_path):
+def test_without_weights_and_pictures_of_the_data_all_else_is_the_same(run, repository, tmp_path):
     bare = assemble_repository(run, tmp_path / repository.name, weights=False)
     files = {path.relative_to(repository) for path in repository.rglob("*") if path.is_file()}
     bare_files = {path.relative_to(bare) for path in bare.rglob("*") if path.is_file()}
-    assert {path.name for path in files - bare_files} == {"model.safetensors"}
-    assert len(files - bare_files) == 2
-    for path in bare_files:
+    left_out = {path.as_posix() for path in files - bare_files}
+    data_pictures = {path for path in left_out if path.startswith("pictures/")}
+    assert left_out - data_pictures == {"model.safetensors", "pretraining/model.safetensors"}
+    assert "pictures/loss.png" not in data_pictures
+    for path in bare_files - {Path("README.md")}:
         assert (bare / path).read_bytes() == (repository / path).read_bytes(), path
+    assert all(picture not in (bare / "README.md").read_text() for picture in data_pictures)
 
 
 @pytest.fixture
