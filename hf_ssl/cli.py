@@ -4,7 +4,6 @@ Imports that take time stand inside the commands, so that help and errors come a
 """
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -52,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: There is no command '{command}'; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    # The Hub is asked only for what a recipe names.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from transformers.utils import logging
+
+    # Bars are for what takes minutes, not for opening a file.
+    logging.disable_progress_bar()
     try:
         COMMANDS[command](rest, shlex.join(["hf-ssl", *argv]))
     except KeyboardInterrupt as interruption:

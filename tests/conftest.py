@@ -1,7 +1,13 @@
 """Settings and fixtures of all tests: no network, no progress bars."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+# A home of their own: no test reads a user's token or leaves a cache behind.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_ssl-tests-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
