@@ -63,7 +63,7 @@ def test_the_recipes_are_listed_with_their_sources(capsys):
 
 def test_help_of_a_recipe_names_the_model_s_fields():
     command = [sys.executable, "-m", "hf_ssl.cli", "pretrain", "--config", "mae_demo", "--help"]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert printed.returncode == 0
     assert "--mask_ratio" in printed.stdout and "--learning_rate" in printed.stdout
 

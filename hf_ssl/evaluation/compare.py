@@ -61,7 +61,13 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
                 ]
             )
     header = ["method", "backbone", "encoder", "accuracy", "top-5", "macro F1", "images seen", "pretraining"]
-    data = sorted({f"{_data_name(run)} ({run['evaluation']['num_test']:,} images)" for run in runs})
+    data = sorted(
+        {
+            f"{_data_name(run)} (fitted to {run['evaluation']['num_train']:,} images, measured on "
+            f"{run['evaluation']['num_test']:,})"
+            for run in runs
+        }
+    )
     return f"Linear probe on {' and '.join(data)}, 95 % intervals:\n\n{format_table(header, rows)}"
 
 
@@ -146,4 +152,5 @@ def format_duration(seconds: float) -> str:
 def _data_name(run: dict[str, Any]) -> str:
     """The dataset's id, or the name of its folder without the path."""
     name = run["evaluation"]["dataset"]
-    return f"{Path(name).name if Path(name).is_dir() else name}, split {run['evaluation']['split']}"
+    is_path = name.startswith(("/", ".", "~")) or Path(name).is_dir()
+    return f"{Path(name).name if is_path else name}, split {run['evaluation']['split']}"

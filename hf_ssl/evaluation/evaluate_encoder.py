@@ -103,6 +103,12 @@ def evaluate_linear_probe(
             f"{name}: {train.features.shape[1]} features of {len(train.labels)} + {len(test.labels)} images "
             f"in {time.perf_counter() - step_start:.1f} s"
         )
+        missing = num_classes - len(train.labels.unique())
+        if missing:
+            raise ValueError(
+                f"The {len(train.labels)} training images hold no image of {missing} of the {num_classes} classes; "
+                "fit to more of them, or to a split that is not sorted by class."
+            )
         step_start = time.perf_counter()
         probe = fit_linear_probe(train.features, train.labels, num_classes, arguments, device=device)
         row = _result_row(name, probe, test)

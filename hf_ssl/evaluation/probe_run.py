@@ -18,7 +18,7 @@ from hf_ssl.evaluation.evaluate_encoder import evaluate_linear_probe
 from hf_ssl.evaluation.pictures import draw_pictures
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import read_results, write_results
-from hf_ssl.recipes import parse_arguments, read_recipe, take_recipe
+from hf_ssl.recipes import check_choices, parse_arguments, read_recipe, take_recipe
 
 PROBE = "probe.safetensors"
 
@@ -45,6 +45,9 @@ class DataArguments:
         default="no", metadata={"help": "Autocast of the encoder; float32 by default."}
     )
     raw_pixels: bool = field(default=True, metadata={"help": "Probe the raw pixels too."})
+
+    def __post_init__(self):
+        check_choices(self)
 
 
 def parse_probe(argv: Sequence[str]) -> tuple[Path, DataArguments, ProbeArguments]:

@@ -22,9 +22,16 @@ def write_report(runs: Sequence[Path], folder: Path, title: str, command: str, n
 
     Returns:
         The path of report.md.
+
+    Raises:
+        ValueError: if two runs share a name, or one was not probed.
+        FileNotFoundError: if a folder holds no run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two runs share a name ({', '.join(names)}); a report needs folders named differently.")
     results = read_runs(runs)
+    folder.mkdir(parents=True, exist_ok=True)
     draw_accuracies(results, folder / "accuracy.png")
     draw_losses(results, folder / "loss.png")
     sections = [

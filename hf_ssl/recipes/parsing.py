@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -29,7 +29,7 @@ def recipe_names() -> list[str]:
 def read_recipe(recipe: str) -> dict[str, Any]:
     """Read a shipped recipe by name, or any YAML file by path.
 
-    A recipe that says `base: OTHER` holds only what differs from that one.
+    A recipe that says `base: OTHER` holds only what differs from that one, a shipped recipe or a file beside it.
 
     Raises:
         FileNotFoundError: if there is neither.
@@ -50,7 +50,10 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"The recipe '{recipe}' is not a mapping; write lines of the form 'key: value'.")
     base = content.pop("base", None)
-    return {**read_recipe(base), **content} if base else content
+    if base is None:
+        return content
+    beside = path.parent / base
+    return {**read_recipe(str(beside) if beside.is_file() else base), **content}
 
 
 def take_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -60,6 +63,16 @@ def take_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     parser.add_argument("--config")
     given, rest = parser.parse_known_args(list(argv))
     return given.config, rest
+
+
+def check_choices(arguments: Any) -> None:
+    """Raise a `ValueError` unless every `Literal` field of a dataclass holds one of its values.
+
+    argparse checks what is typed, and not what comes from a recipe.
+    """
+    for name, kind in get_type_hints(type(arguments)).items():
+        if get_origin(kind) is Literal and getattr(arguments, name) not in get_args(kind):
+            raise ValueError(f"{name} is {getattr(arguments, name)!r}; choose one of {', '.join(get_args(kind))}.")
 
 
 def parse_arguments(

@@ -10,7 +10,7 @@ import yaml
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from hf_ssl.augment import ViewPolicy
-from hf_ssl.recipes import parse_arguments, read_recipe, take_recipe, yaml_mapping
+from hf_ssl.recipes import check_choices, parse_arguments, read_recipe, take_recipe, yaml_mapping
 
 
 class Views:
@@ -53,7 +53,7 @@ class PretrainArguments:
     output_dir: str | None = _argument(None, "Folder of the run; runs/<recipe> if not given.")
     resume_from_checkpoint: str | None = _argument(None, "A checkpoint's folder, or 'latest' of output_dir.")
 
-    dataset: str = _argument("embedded", "Hub id (org/name@revision), folder of parquet or images, or 'embedded'.")
+    dataset: str | None = _argument(None, "Hub id (org/name@revision), folder of parquet or images, or 'embedded'.")
     train_split: str = _argument("train", "Split that is trained on.")
     eval_split: str = _argument("validation", "Split that the linear probe is tested on.")
     num_train_images: int | None = _argument(None, "Rows of the training split, for streams whose card lacks it.")
@@ -99,6 +99,7 @@ class PretrainArguments:
 
     def __post_init__(self):
         self.views = Views(self.views)
+        check_choices(self)
         for name in ("batch_size", "gradient_accumulation_steps", "num_threads", "logging_steps", "checkpoint_limit"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("epochs", "learning_rate", "checkpoint_epochs"):
@@ -109,6 +110,7 @@ class PretrainArguments:
             _check(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("max_steps", "max_grad_norm", "storage_size"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) > 0, "above 0, or left out")
+        _check(self, "warmup_epochs", self.warmup_epochs < self.epochs, f"below the {self.epochs:g} epochs of the run")
 
     def peak_learning_rate(self, effective_batch_size: int) -> float:
         """The learning rate after warm-up, for a batch over all processes and accumulation steps."""
@@ -150,6 +152,10 @@ def parse_pretrain(
         prog=f"{prog} --config {recipe_name}",
         description="Pretrain a model. Every field of the recipe is a flag; the command line wins.",
     )
+    if arguments.dataset is None:
+        raise ValueError(
+            f"The recipe '{recipe_name}' names no dataset; add --dataset with a Hub id, a folder, or 'embedded'."
+        )
     name = recipe_name.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
     if arguments.output_dir is None:
         arguments.output_dir = f"runs/{name}"

@@ -72,13 +72,19 @@ def find_checkpoint(run: Path, resume_from: str) -> Path:
     return Path(resume_from)
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path, order: dict[str, Any]) -> Position:
+def load_checkpoint(accelerator: Accelerator, run: Path, checkpoint: Path, order: dict[str, Any]) -> Position:
     """Restore model, optimiser, schedule and random states, and say where the run stands.
 
     Raises:
-        ValueError: if the run was started with another order of examples.
+        ValueError: if the run was started with another order of examples, or its folder holds later checkpoints.
     """
     position = Position(**json.loads((checkpoint / POSITION).read_text()))
+    later = [path for path in list_checkpoints(run) if path.name > f"step-{position.step:08d}"]
+    if later:
+        raise ValueError(
+            f"{run} holds the checkpoint {later[-1].name}, later than {checkpoint}; resume from 'latest', or from "
+            "this one in another --output_dir."
+        )
     for key, value in position.order.items():
         if order[key] != value:
             raise ValueError(

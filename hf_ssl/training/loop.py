@@ -6,6 +6,7 @@ equals an uninterrupted one.
 """
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict
@@ -17,8 +18,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from timm.layers import set_fused_attn
-from torch import nn
+from timm.layers import convert_sync_batchnorm, set_fused_attn
 from transformers import AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
 
 from hf_ssl.augment import make_views
@@ -51,7 +51,8 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
     Raises:
         FileExistsError: if the folder holds a finished run, or an unfinished one that this one does not resume.
         FloatingPointError: if the loss is not finite; the last checkpoint is kept.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step was finished and a checkpoint written.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; a single process finishes its step and writes a checkpoint first.
+        ValueError: if the data, the checkpoint or the tracker does not fit.
     """
     run = Path(arguments.output_dir)
     if (run / "results.json").exists():
@@ -70,6 +71,11 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
         log_with=arguments.report_to,
         project_dir=str(run),
     )
+    if arguments.report_to is not None and not accelerator.log_with:
+        raise ValueError(
+            f"The tracker '{arguments.report_to}' of --report_to is not installed or not known to Accelerate; "
+            f"install it, as in pip install {arguments.report_to}, or leave the flag out."
+        )
     device = accelerator.device
     # In bf16 on a CPU torch's fused attention is slower than plain products; elsewhere it is faster.
     set_fused_attn(enable=device.type != "cpu")
@@ -98,8 +104,7 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
     if arguments.max_steps is not None:
         total_steps = min(total_steps, arguments.max_steps)
 
-    model = AutoModelForPreTraining.from_config(config)
-    _prepare_model(model, arguments, accelerator)
+    model = _prepare_model(AutoModelForPreTraining.from_config(config), arguments, accelerator)
     learning_rate = arguments.peak_learning_rate(effective_batch_size)
     optimizer = create_optimizer(model, arguments, learning_rate)
     schedule = create_schedule(optimizer, arguments, total_steps, steps_per_epoch)
@@ -111,7 +116,12 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
     position = Position(order=_order(arguments, accelerator, total_steps))
     if arguments.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(run, arguments.resume_from_checkpoint)
-        position = load_checkpoint(accelerator, checkpoint, position.order)
+        # The state holds the rates it was saved with; what is asked for now counts.
+        asked = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
+        position = load_checkpoint(accelerator, run, checkpoint, position.order)
+        schedule.base_lrs = [hyperparameters["initial_lr"] for hyperparameters in asked]
+        for group, hyperparameters, factor in zip(optimizer.param_groups, asked, schedule.lr_lambdas, strict=True):
+            group.update(hyperparameters, lr=hyperparameters["initial_lr"] * factor(schedule.last_epoch))
     if accelerator.is_main_process:
         run.mkdir(parents=True, exist_ok=True)
         (run / "recipe.yaml").write_text(_complete_recipe(recipe, arguments, config))
@@ -142,13 +152,14 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
             schedule.step()
             optimizer.zero_grad()
             position.step += 1
-            stops = interruption.requested or position.step == total_steps
-            saves = stops or position.step % checkpoint_steps == 0
+            interrupted = interruption.requested
+            saves = interrupted or position.step == total_steps or position.step % checkpoint_steps == 0
             if saves or position.step % arguments.logging_steps == 0:
                 progress.report(schedule.get_last_lr()[0], norm)
             if saves:
+                _check_weights(model, position.step, run)
                 save_checkpoint(accelerator, run, position, arguments.checkpoint_limit)
-            if interruption.requested:
+            if interrupted:
                 raise KeyboardInterrupt(
                     f"Interrupted after step {position.step} of {total_steps}; continue with "
                     f"--output_dir {run} --resume_from_checkpoint latest."
@@ -181,7 +192,7 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
                     "versions": describe_versions(),
                     "final_loss": position.loss_curve[-1][1],
                     "loss_curve": thin_curve(position.loss_curve),
-                    "command": command,
+                    "command": _repeating_command(command, accelerator.num_processes),
                 },
             },
         )
@@ -201,16 +212,42 @@ def describe_model(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def _prepare_model(model: PreTrainedModel, arguments: PretrainArguments, accelerator: Accelerator) -> None:
+def _prepare_model(model: PreTrainedModel, arguments: PretrainArguments, accelerator: Accelerator) -> PreTrainedModel:
     if arguments.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        # Called activation_checkpointing_enable from transformers 5.23 on, which knows this name until 6.
+        model.gradient_checkpointing_enable()
     if arguments.channels_last:
         model.to(memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         # Statistics of one device would tell positives (same device) from negatives (SimCLR, section 2.2).
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # timm's converter, as torch's loses the activations of timm's fused norms.
+        model = convert_sync_batchnorm(model)
     if arguments.compile:
         model.compile()
+    return model
+
+
+def _check_weights(model: PreTrainedModel, step: int, run: Path) -> None:
+    """A gradient that is not finite leaves a finite loss behind; it must not reach a checkpoint."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise FloatingPointError(
+                f"The weights '{name}' are not finite at step {step}; the last checkpoint of {run} is kept: resume "
+                "from it with a lower --learning_rate, --max_grad_norm 1 or --mixed_precision no."
+            )
+
+
+def _repeating_command(command: str, num_processes: int) -> str:
+    """The command that starts this run anew, with as many processes."""
+    words = shlex.split(command)
+    if "--resume_from_checkpoint" in words:
+        position = words.index("--resume_from_checkpoint")
+        del words[position : position + 2]
+    words = [word for word in words if not word.startswith("--resume_from_checkpoint=")]
+    if num_processes > 1 and words[:2] == ["hf-ssl", "pretrain"]:
+        launcher = ["accelerate", "launch", "--num_processes", str(num_processes), "scripts/pretrain.py"]
+        words = [*launcher, *words[2:]]
+    return shlex.join(words)
 
 
 def _micro_batches(loader: ImageLoader, done: int) -> Iterator[tuple[ImageBatch, int]]:

@@ -103,6 +103,12 @@ def test_a_report_links_pictures_that_exist(runs, tmp_path):
     assert all((path.parent / picture).stat().st_size > 1000 for picture in pictures)
 
 
+def test_runs_of_one_name_are_not_mixed(runs, tmp_path):
+    with pytest.raises(ValueError, match="share a name"):
+        write_report([runs["mae"], runs["mae"]], tmp_path / "report", "Title", "command")
+    assert not (tmp_path / "report").exists()
+
+
 def test_flops_are_those_of_the_multiplications(runs):
     """Every product of the encoder and the head, counted by hand for the ViT: 2 · tokens · in · out each."""
     result = read_results(runs["mae"] / "results.json")

@@ -104,7 +104,7 @@ def test_the_timm_model_has_a_classifier_if_asked(tiny_config):
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
     model = AutoModelForPreTraining.from_config(tiny_config).train()
     checkpointed = copy.deepcopy(model)
-    checkpointed.activation_checkpointing_enable()
+    checkpointed.gradient_checkpointing_enable()
     images = pretraining_input(tiny_config)
     for one in (model, checkpointed):
         torch.manual_seed(1)

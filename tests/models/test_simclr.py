@@ -59,6 +59,13 @@ def test_a_vit_can_be_the_encoder():
     assert torch.isfinite(model(torch.randn(2, 2, 3, 32, 32)).loss)
 
 
+def test_a_vit_built_for_another_size_is_refused_with_the_fix():
+    with pytest.raises(
+        ValueError, match=r"built for 224 px and image_size is 32; set backbone_kwargs to \{'img_size': 32"
+    ):
+        SimCLRForPreTraining(TINY["simclr"](backbone="vit_tiny_patch16_224", backbone_kwargs={"depth": 1}))
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 32, 32), (4, 3, 3, 32, 32)])
 def test_other_than_two_views_are_refused(shape):
     with pytest.raises(ValueError, match="two views of each image"):

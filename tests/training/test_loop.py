@@ -19,6 +19,7 @@ from hf_ssl.evaluation.results import read_results
 from hf_ssl.models.mae.modeling_mae import MAEForPreTraining
 from hf_ssl.training.arguments import parse_pretrain
 from hf_ssl.training.checkpoints import list_checkpoints
+from hf_ssl.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 TINY_MODELS = {
@@ -174,6 +175,79 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+def test_weights_that_are_not_finite_do_not_reach_a_checkpoint(tmp_path, texture_folder, monkeypatch):
+    """A gradient can overflow behind a finite loss."""
+
+    def poisoned(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == 4:
+            output.loss.register_hook(lambda gradient: gradient * float("nan"))
+        return output
+
+    forward, calls = MAEForPreTraining.forward, []
+    monkeypatch.setattr(MAEForPreTraining, "forward", poisoned)
+    with pytest.raises(FloatingPointError, match="are not finite at step 4"):
+        run(tmp_path, "mae", texture_folder)
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000002"]
+
+
+def test_an_interruption_while_reporting_waits_for_the_next_checkpoint(tmp_path, texture_folder, monkeypatch):
+    def interrupted(self, *args):
+        if self.position.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return report(self, *args)
+
+    report = Progress.report
+    monkeypatch.setattr(Progress, "report", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="after step 4 of 8"):
+        run(tmp_path, "mae", texture_folder, "--logging_steps", "1", checkpoint_epochs=1)
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
+
+
+def test_a_resumed_run_takes_the_rate_that_is_asked_for(tmp_path, texture_folder):
+    changes = {"lr_schedule": "constant", "warmup_epochs": 0, "learning_rate": 1e-3, "weight_decay": 0.1}
+    run(tmp_path, "mae", texture_folder, output="whole", **changes)
+    start = tmp_path / "resumed" / "checkpoints" / "step-00000004"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "step-00000004", start)
+    run(
+        tmp_path,
+        "mae",
+        texture_folder,
+        *("--resume_from_checkpoint", "latest", "--learning_rate", "1e-5", "--logging_steps", "1"),
+        output="resumed",
+        **changes,
+    )
+    rates = [
+        json.loads(line)["learning_rate"] for line in (tmp_path / "resumed" / "log.jsonl").read_text().splitlines()
+    ]
+    assert rates == pytest.approx([1e-5] * 4)
+    before, after = load_file(start / "model.safetensors"), weights(tmp_path / "resumed")
+    moved = (after["cls_token"] - before["cls_token"]).abs().max().item()
+    assert 0 < moved < 4 * 2e-5
+
+
+def test_later_checkpoints_are_not_mixed_with_a_resumed_branch(tmp_path, texture_folder):
+    finished = run(tmp_path, "mae", texture_folder)
+    (finished / "results.json").unlink()
+    early = str(finished / "checkpoints" / "step-00000002")
+    with pytest.raises(ValueError, match="holds the checkpoint step-00000008, later than"):
+        run(tmp_path, "mae", texture_folder, "--resume_from_checkpoint", early)
+    assert len(list_checkpoints(finished)) == 4
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(tmp_path, texture_folder):
+    with pytest.raises(ValueError, match="pip install swanlab"):
+        run(tmp_path, "mae", texture_folder, "--report_to", "swanlab")
+
+
+def test_the_recorded_command_starts_the_run_anew():
+    resumed = "hf-ssl pretrain --config mae_demo --resume_from_checkpoint latest --seed 1"
+    assert loop._repeating_command(resumed, 1) == "hf-ssl pretrain --config mae_demo --seed 1"
+    launched = "accelerate launch --num_processes 8 scripts/pretrain.py --config mae_demo --seed 1"
+    assert loop._repeating_command(resumed, 8) == launched
+
+
 def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path, texture_folder, monkeypatch):
     def first_patches_visible(self, noise):
         return mask_patches(self, torch.arange(noise.shape[1], dtype=noise.dtype).expand_as(noise))
@@ -212,7 +286,7 @@ def test_two_processes_equal_one_on_the_whole_batch(tmp_path, texture_folder):
     one = [sys.executable, *script]
     for command, batch, output in ((one, "8", "one"), (two, "4", "two")):
         command = [*command, "--batch_size", batch, "--output_dir", str(tmp_path / output)]
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
         assert finished.returncode == 0, finished.stderr
     results = {name: read_results(tmp_path / name / "results.json")["pretraining"] for name in ("one", "two")}
     assert results["two"]["hardware"]["num_processes"] == 2

@@ -40,6 +40,13 @@ class SimCLRPreTrainedModel(PreTrainedModel):
     def __init__(self, config: SimCLRConfig):
         super().__init__(config)
         self.encoder = create_encoder(config.backbone, config.timm_model_args)
+        if self.encoder.pretrained_cfg.get("fixed_input_size"):
+            size = self.encoder.patch_embed.img_size[0]
+            if size != config.image_size:
+                raise ValueError(
+                    f"backbone '{config.backbone}' is built for {size} px and image_size is {config.image_size}; set "
+                    f"backbone_kwargs to {{'img_size': {config.image_size}}}, with a patch_size that divides it."
+                )
 
     def to_timm(self, num_classes: int = 0) -> nn.Module:
         """The plain timm model that holds this encoder's weights, with a zero classifier if `num_classes` > 0."""
