@@ -236,6 +236,22 @@ def test_later_checkpoints_are_not_mixed_with_a_resumed_branch(tmp_path, texture
     assert len(list_checkpoints(finished)) == 4
 
 
+def test_gradients_are_clipped_to_their_norm(tmp_path, texture_folder):
+    changes = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr_schedule": "constant", "warmup_epochs": 0}
+    finished = run(
+        tmp_path,
+        "mae",
+        texture_folder,
+        *("--max_grad_norm", "0.01", "--learning_rate", "1.0", "--max_steps", "2", "--checkpoint_epochs", "0.125"),
+        **changes,
+    )
+    first, second = (load_file(path / "model.safetensors") for path in list_checkpoints(finished))
+    moved = sum((second[name] - weight).double().square().sum() for name, weight in first.items()).sqrt().item()
+    assert moved == pytest.approx(0.01, rel=1e-3)
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert all(line["grad_norm"] > 0.01 for line in lines)
+
+
 def test_a_tracker_that_is_not_installed_is_an_error(tmp_path, texture_folder):
     with pytest.raises(ValueError, match="pip install swanlab"):
         run(tmp_path, "mae", texture_folder, "--report_to", "swanlab")
