@@ -2,9 +2,8 @@
 
 Protocol of MAE (He et al. 2022, appendix A.1, "Linear probing"): a batch norm without affine parameters
 standardises the features, then one linear layer. On cached features the problem is convex, so by default it
-is solved to its optimum by L-BFGS, as in SimCLR's transfer evaluations (appendix B.8), instead of following a
-schedule; its one setting, the L2 penalty, is chosen on a part of the training images. Augmentation has no
-place here: features are computed once.
+is solved to its optimum by L-BFGS instead of following a schedule; its one setting, the L2 penalty, is chosen
+on a part of the training images. Augmentation has no place here: features are computed once.
 """
 
 import torch
