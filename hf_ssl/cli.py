@@ -124,7 +124,7 @@ def _card(argv: Sequence[str], command: str) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the repository folder; its name is the model's")
     parser.add_argument("--no_weights", action="store_true", help="leave weights and pictures of the data out")
     arguments = parser.parse_args(argv)
-    from hf_ssl.hub.repository import assemble_repository
+    from hf_ssl.hub.repository.assemble import assemble_repository
 
     print(assemble_repository(arguments.run, arguments.output, weights=not arguments.no_weights))
 

@@ -17,7 +17,7 @@ from hf_ssl.evaluation.compare import compare, read_runs
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.probe_run import DataArguments, probe_run
 from hf_ssl.evaluation.report import write_report
-from hf_ssl.hub.repository import assemble_repository
+from hf_ssl.hub.repository.assemble import assemble_repository
 from hf_ssl.training.arguments import parse_pretrain
 from hf_ssl.training.loop import pretrain
 

@@ -14,6 +14,7 @@ import datasets
 from hf_ssl.data.textures import make_textures
 
 EMBEDDED = "embedded"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class ImageSource:
         return replace(self, dataset=dataset, num_rows=num_rows)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub repository, "org/name"."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def is_local(dataset: str, revision: str | None) -> bool:
+    """Whether the `dataset` of an `ImageSource` is a path here (or "embedded") and not a data set on the Hub."""
+    return revision is None and (not is_hub_id(dataset) or Path(dataset).expanduser().exists())
+
+
 def open_source(
     dataset: str,
     *,
@@ -89,7 +100,7 @@ def open_source(
         rows = make_textures(split)
     elif Path(dataset).expanduser().is_dir():
         rows = _open_folder(Path(dataset).expanduser(), split)
-    elif hub_id := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", dataset):
+    elif hub_id := re.fullmatch(rf"({_HUB_ID.pattern})(?:@([\w./-]+))?", dataset):
         name, revision = hub_id.groups()
         rows = _open_stream(name, split, revision)
     else:

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForPreTraining
 
 import hf_ssl  # noqa: F401  registers the configs with CONFIG_MAPPING
 from hf_ssl.augment import ViewPolicy
+from hf_ssl.data.sources import is_local
 from hf_ssl.evaluation.results import read_results
 
 ENCODERS = {"pretrained": "pretrained", "random": "random encoder", "raw_pixels": "raw pixels"}
@@ -151,6 +152,7 @@ def format_duration(seconds: float) -> str:
 
 def _data_name(run: dict[str, Any]) -> str:
     """The dataset's id, or the name of its folder without the path."""
-    name = run["evaluation"]["dataset"]
-    is_path = name.startswith(("/", ".", "~")) or Path(name).is_dir()
-    return f"{Path(name).name if is_path else name}, split {run['evaluation']['split']}"
+    evaluation = run["evaluation"]
+    name = evaluation["dataset"]
+    shown = Path(name).name if is_local(name, evaluation["revision"]) else name
+    return f"{shown}, split {evaluation['split']}"

@@ -1,1 +1,1 @@
-"""From a run to a Hub repository: the folder that every loader opens, and its generated model card."""
+"""From a run to the Hub: the repository that every loader opens, its generated card, and what is made of it."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_runs import BUILDERS, HUB_DATA, REVISION, write_run
 
-from hf_ssl.hub.repository import assemble_repository
+from hf_ssl.hub.repository.assemble import assemble_repository
 
 
 @pytest.fixture(scope="session")

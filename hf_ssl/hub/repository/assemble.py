@@ -22,8 +22,8 @@ import hf_ssl  # noqa: F401  registers the models with AutoModelForPreTraining
 from hf_ssl.evaluation.compare import read_runs
 from hf_ssl.evaluation.probe_run import PROBE
 from hf_ssl.evaluation.results import write_results
-from hf_ssl.hub.model_card import LICENSE, write_card
-from hf_ssl.hub.public import public_recipe, public_results
+from hf_ssl.hub.card.model_card import LICENSE, write_card
+from hf_ssl.hub.repository.public import public_recipe, public_results
 
 WEIGHTS = ("model.safetensors", "pretraining/model.safetensors")
 FILES = ("README.md", "config.json", "pretraining/config.json", "recipe.yaml", "results.json", *WEIGHTS)

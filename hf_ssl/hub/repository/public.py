@@ -3,18 +3,12 @@
 A local data set goes by the last part of its path, so that in a published results.json `name/name` is a Hub id.
 """
 
-import re
 import shlex
 from collections.abc import Set
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-def is_hub_id(dataset: str) -> bool:
-    """Whether the `dataset` of a published results.json is the id of a data set on the Hub."""
-    return _HUB_ID.fullmatch(dataset) is not None
+from hf_ssl.data.sources import is_local
 
 
 def public_results(results: dict[str, Any]) -> dict[str, Any]:
@@ -33,13 +27,9 @@ def public_recipe(recipe: Any, results: dict[str, Any]) -> Any:
 
 
 def _local_datasets(results: dict[str, Any]) -> set[str]:
-    """The data sets that are no Hub ids; `name/name` without a revision is one unless such a folder exists here."""
+    """The data sets that are not on the Hub."""
     sections = [results[name] for name in ("pretraining", "evaluation") if name in results]
-    return {
-        section["dataset"]
-        for section in sections
-        if section["revision"] is None and (not is_hub_id(section["dataset"]) or Path(section["dataset"]).exists())
-    }
+    return {section["dataset"] for section in sections if is_local(section["dataset"], section["revision"])}
 
 
 def _shorten_all(value: Any, local: Set[str]) -> Any:

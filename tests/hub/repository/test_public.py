@@ -1,6 +1,7 @@
 import pytest
 
-from hf_ssl.hub.public import is_hub_id, public_recipe, public_results
+from hf_ssl.data.sources import is_hub_id
+from hf_ssl.hub.repository.public import public_recipe, public_results
 
 
 def make_results(dataset, revision=None, command="hf-ssl pretrain"):

@@ -11,12 +11,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import CONFIG_MAPPING, MODEL_FOR_PRETRAINING_MAPPING
 
 import hf_ssl  # noqa: F401  registers the methods with both mappings
-from hf_ssl.data.sources import EMBEDDED
+from hf_ssl.data.sources import EMBEDDED, is_hub_id
 from hf_ssl.evaluation.compare import ENCODERS, describe_views, format_duration, format_table
 from hf_ssl.evaluation.report import draw_losses
 from hf_ssl.evaluation.results import find_result, read_results
-from hf_ssl.hub.markdown import code, flatten, link, plain
-from hf_ssl.hub.public import is_hub_id
+from hf_ssl.hub.card.markdown import code, flatten, link, plain
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 LOSS_PICTURE = "loss.png"
@@ -27,7 +26,7 @@ def write_card(repository: Path) -> Path:
     """Draw the loss curve of a repository folder and write its README.md.
 
     Args:
-        repository: holds an evaluated, published results.json (see `hf_ssl.hub.public`) and maybe `pictures/`; its
+        repository: holds an evaluated, published results.json (see `repository.public`) and maybe `pictures/`; its
             name is the model's.
 
     Returns:

@@ -18,8 +18,8 @@ from transformers import (
 
 import hf_ssl
 from hf_ssl.augment import center_view, render_view
-from hf_ssl.hub import repository as repository_module
-from hf_ssl.hub.repository import assemble_repository
+from hf_ssl.hub.repository import assemble as repository_module
+from hf_ssl.hub.repository.assemble import assemble_repository
 
 DOORS = {
     "transformers": lambda folder: AutoModel.from_pretrained(folder),

@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_runs import HUB_DATA, REVISION
 
 from hf_ssl.evaluation.results import read_results, write_results
-from hf_ssl.hub.markdown import code, plain
-from hf_ssl.hub.model_card import compare_intervals, render_card, write_card
+from hf_ssl.hub.card.markdown import code, plain
+from hf_ssl.hub.card.model_card import compare_intervals, render_card, write_card
 
-MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
+MODEL_CARDS = Path(__file__).parents[3] / "model_cards"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

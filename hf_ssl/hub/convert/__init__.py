@@ -1,0 +1,1 @@
+"""Between layouts: export to transformers' stock models, import of others' checkpoints."""

@@ -1,0 +1,1 @@
+"""Every way into a repository, opened, and the features behind them compared."""

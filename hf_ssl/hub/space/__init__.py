@@ -1,0 +1,1 @@
+"""A Gradio app of published or local models, as the folder of a Space."""
