@@ -1,153 +1,120 @@
-"""The command line, `hf-ssl COMMAND …`: each command reads its arguments and calls one function.
+"""The command line, `hf-ssl COMMAND …`: finds the command and turns what goes wrong into a line and a status.
 
 Imports that take time stand inside the commands, so that help and errors come at once.
 """
 
-import argparse
+import difflib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
+from types import ModuleType
 
-HELP = """\
-usage: hf-ssl COMMAND [--flags] [--debug]
+from hf_ssl.errors import UsageError
 
-Self-supervised visual representation learning for the Hugging Face ecosystem.
-
-  demo      pretrain, probe and compare SimCLR and MAE on an embedded data set, in five minutes on two CPU cores
-              hf-ssl demo --output demo
-  pretrain  pretrain from a recipe; every field of it is a flag, several GPUs through accelerate launch
-              hf-ssl pretrain --config simclr_report
-              accelerate launch scripts/pretrain.py --config mae_in100 --batch_size 128
-              hf-ssl pretrain --config mae_demo --output_dir runs/mae_demo --resume_from_checkpoint latest
-  probe     evaluate a run: a linear probe on its frozen encoder, beside a random one and raw pixels
-              hf-ssl probe runs/simclr_report
-  compare   the results and the methods of several runs as tables
-              hf-ssl compare runs/simclr_report runs/mae_report
-  card      write a run as a Hub repository folder, with its model card, that transformers and timm load
-              hf-ssl card runs/simclr_report --output simclr-resnet50
-  recipes   list the recipes
-
-`hf-ssl COMMAND --help` says more. --debug shows the traceback of an error.
-"""
+# The journey: the commands in the order in which they are used, each with its module in hf_ssl.commands.
+JOURNEY = {
+    "look around": {"demo": "demo", "recipes": "recipes", "data": "data"},
+    "train": {"pretrain": "pretrain", "import": "import_checkpoint"},
+    "judge": {"evaluate": "evaluate", "compare": "compare"},
+    "share": {"card": "card", "publish": "publish", "doors": "doors", "export": "export", "space": "space"},
+}
+COMMANDS = {name: module for commands in JOURNEY.values() for name, module in commands.items()}
+# Cards published by earlier versions give this name.
+OTHER_NAMES = {"probe": "evaluate"}
 
 # What a user can cause, said in one line; anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+FAILED, WRONG_COMMAND_LINE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 1 if a run failed, 2 for a wrong command line, 130 if interrupted.
+        The exit status: 0, 1 if a command failed, 2 if the command line was not understood, 130 if interrupted, 141
+        if nobody read the output to its end.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    command, *rest = argv
-    if command not in COMMANDS:
-        print(f"error: There is no command '{command}'; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
-    from transformers.utils import logging
-
-    # Bars are for what takes minutes, not for opening a file.
-    logging.disable_progress_bar()
     try:
-        COMMANDS[command](rest, shlex.join(["hf-ssl", *argv]))
+        return _run(argv)
     except KeyboardInterrupt as interruption:
         print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except USER_ERRORS as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        print(f"{_red('error:')} {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_COMMAND_LINE if isinstance(error, UsageError) else FAILED
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(describe_journey())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from hf_ssl import __version__
+
+        print(f"hf_ssl {__version__}")
+        return 0
+    name = OTHER_NAMES.get(argv[0], argv[0])
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UsageError(f"There is no command '{name}'; {hint}The commands are {', '.join(COMMANDS)}.")
+    command = load_command(name)
+    if not {"-h", "--help"} & set(argv):
+        _quiet_libraries()
+    command.run(argv[1:], shlex.join(["hf-ssl", *argv]))
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+def load_command(name: str) -> ModuleType:
+    """The module of a command: `SUMMARY`, `EXAMPLES` and `run(argv, command)`."""
+    return import_module(f"hf_ssl.commands.{COMMANDS[name]}")
 
 
-def _demo(argv: Sequence[str], command: str) -> None:
-    parser = _Parser("hf-ssl demo", description="The whole journey on the embedded data.", allow_abbrev=False)
-    parser.add_argument("--output", default="demo", help="folder for runs, report and repositories (default: demo)")
-    arguments = parser.parse_args(argv)
-    from hf_ssl.demo import demo
-
-    demo(Path(arguments.output), command)
-
-
-def _pretrain(argv: Sequence[str], command: str) -> None:
-    from accelerate import PartialState
-
-    from hf_ssl.training.arguments import parse_pretrain
-    from hf_ssl.training.loop import pretrain
-
-    recipe, arguments, config = parse_pretrain(argv)
-    run = pretrain(recipe, arguments, config, command)
-    # One of several processes speaks.
-    PartialState().print(f"The run is in {run}; probe it with `hf-ssl probe {run}`.")
-
-
-def _probe(argv: Sequence[str], command: str) -> None:
-    from hf_ssl.evaluation.compare import results_table
-    from hf_ssl.evaluation.probe_run import parse_probe, probe_run
-
-    run, data, arguments = parse_probe(argv)
-    results = probe_run(run, data, arguments, command)
-    print(f"\n{results_table([results])}")
+def describe_journey() -> str:
+    """What `hf-ssl --help` prints."""
+    lines = [
+        "usage: hf-ssl COMMAND [--flags] [--debug]",
+        "",
+        "Self-supervised visual representation learning for the Hugging Face ecosystem.",
+    ]
+    for step, commands in JOURNEY.items():
+        lines += ["", f"{step}:"]
+        for name in commands:
+            command = load_command(name)
+            lines += [f"  {name:<10}{command.SUMMARY}", f"              {command.EXAMPLES[0]}"]
+    lines += [
+        "",
+        "`hf-ssl COMMAND --help` says more, with examples. --debug shows the traceback of an error.",
+        "Exit status: 0, 1 a command failed, 2 the command line was not understood, 130 interrupted.",
+    ]
+    return "\n".join(lines)
 
 
-def _compare(argv: Sequence[str], command: str) -> None:
-    parser = _Parser("hf-ssl compare", description="Compare evaluated runs.", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs or of published models")
-    parser.add_argument("--output", type=Path, help="folder to write the tables and pictures to, too")
-    arguments = parser.parse_args(argv)
-    from hf_ssl.evaluation.compare import compare, read_runs
-    from hf_ssl.evaluation.report import write_report
+def _quiet_libraries() -> None:
+    """Bars are for a terminal, and there for what takes minutes, not for opening a file."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
 
-    print(compare(read_runs(arguments.runs)))
-    if arguments.output is not None:
-        write_report(arguments.runs, arguments.output, "Comparison", command)
+    logging.disable_progress_bar()
 
 
-def _card(argv: Sequence[str], command: str) -> None:
-    parser = _Parser(
-        "hf-ssl card", description="Write a run as a Hub repository folder with its card.", allow_abbrev=False
-    )
-    parser.add_argument("run", type=Path, help="folder of an evaluated run")
-    parser.add_argument("--output", type=Path, required=True, help="the repository folder; its name is the model's")
-    parser.add_argument("--no_weights", action="store_true", help="leave weights and pictures of the data out")
-    arguments = parser.parse_args(argv)
-    from hf_ssl.hub.repository.assemble import assemble_repository
-
-    print(assemble_repository(arguments.run, arguments.output, weights=not arguments.no_weights))
-
-
-def _recipes(argv: Sequence[str], command: str) -> None:
-    from hf_ssl.recipes import RECIPES, recipe_names
-
-    for name in recipe_names():
-        print(name)
-        for line in (RECIPES / f"{name}.yaml").read_text().splitlines():
-            if not line.startswith("#"):
-                break
-            print(f"    {line.removeprefix('# ')}")
-
-
-COMMANDS = {
-    "demo": _demo,
-    "pretrain": _pretrain,
-    "probe": _probe,
-    "compare": _compare,
-    "card": _card,
-    "recipes": _recipes,
-}
+def _red(text: str) -> str:
+    is_coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    return f"\033[1;31m{text}\033[0m" if is_coloured else text
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ RECIPES = ("simclr_demo", "mae_demo")
 MARKER = ".hf-ssl-demo"
 
 
-def demo(output: Path, command: str) -> None:
-    """Run the demo in `output`, replacing an earlier demo there.
+def demo(output: Path, command: str, max_steps: int | None = None) -> None:
+    """Run the demo in `output`, replacing an earlier demo there; `max_steps` stops each pretraining early.
 
     Raises:
         FileExistsError: if the folder holds something that no demo made.
@@ -42,12 +42,12 @@ def demo(output: Path, command: str) -> None:
     runs = []
     for recipe in RECIPES:
         argv = ["--config", recipe, "--output_dir", str(output / "runs" / recipe)]
+        argv += ["--max_steps", str(max_steps)] if max_steps is not None else []
         print(f"\n$ hf-ssl pretrain {shlex.join(argv)}", flush=True)
         run = pretrain(*parse_pretrain(argv), f"hf-ssl pretrain {shlex.join(argv)}")
-        print(f"\n$ hf-ssl probe {run} --mixed_precision bf16", flush=True)
-        probe_run(
-            run, DataArguments(mixed_precision="bf16"), ProbeArguments(), f"hf-ssl probe {run} --mixed_precision bf16"
-        )
+        evaluation = f"hf-ssl evaluate {run} --mixed_precision bf16"
+        print(f"\n$ {evaluation}", flush=True)
+        probe_run(run, DataArguments(mixed_precision="bf16"), ProbeArguments(), evaluation)
         runs.append(run)
 
     report = write_report(runs, output / "report", "hf_ssl demo", command)

@@ -1,4 +1,4 @@
-"""Probe a run: `python scripts/linear_probe.py RUN [--any_field value …]`, the same function as `hf-ssl probe`.
+"""Evaluate a run: `python scripts/linear_probe.py RUN [--any_field value …]`, the same as `hf-ssl evaluate`.
 
 python scripts/linear_probe.py runs/simclr_report --crop_fraction 0.875
 """
@@ -8,4 +8,4 @@ import sys
 from hf_ssl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["probe", *sys.argv[1:]]))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

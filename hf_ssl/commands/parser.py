@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from hf_ssl.errors import UsageError
+
 
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` for one command, whose errors are raised.
@@ -13,18 +15,23 @@ class Parser(argparse.ArgumentParser):
         examples: command lines that work.
 
     Raises:
-        ValueError: by `parse_args`, in place of an exit, if the command line is wrong.
+        UsageError: by `parse_args`, in place of an exit, if the command line is wrong.
     """
 
     def __init__(self, command: str, summary: str, examples: Sequence[str]):
         super().__init__(
             prog=f"hf-ssl {command}",
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
+            epilog=describe_examples(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
 
     def error(self, message: str) -> None:
         """Raise what argparse would print before it exits."""
-        raise ValueError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+        raise UsageError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def describe_examples(examples: Sequence[str]) -> str:
+    """The end of a command's help."""
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)])

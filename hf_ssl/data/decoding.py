@@ -5,6 +5,7 @@ a crop sampled in original coordinates keeps its exact scale and aspect ratio.
 """
 
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -46,10 +47,30 @@ def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     Raises:
         UndecodableImageError: the bytes are no image, are truncated, or hold too many pixels to be decoded.
     """
+    rgb, size_before = decode_upright(data, draft_size=size)
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), PIL.Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), size_before
+
+
+def decode_upright(data: bytes, draft_size: int | None = None) -> tuple[PIL.Image.Image, tuple[int, int]]:
+    """Decode an image to 8 bit RGB, the right way up, as described at `decode_image`, without squeezing it.
+
+    Args:
+        data: the bytes of an image file.
+        draft_size: a large JPEG is reduced by 2, 4 or 8 while it is decoded, to sides not below this; None leaves it.
+
+    Returns:
+        The image, and the (height, width) that it has in the file, the right way up.
+
+    Raises:
+        UndecodableImageError: the bytes are no image, are truncated, or hold too many pixels to be decoded.
+    """
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            image.draft(None, (size, size))
+            if draft_size is not None:
+                image.draft(None, (draft_size, draft_size))
             image.load()
             orientation = image.getexif().get(PIL.Image.ExifTags.Base.Orientation)
             rgb = _to_rgb(image)
@@ -63,9 +84,24 @@ def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     if orientation in _QUARTER_TURNS:
         width, height = height, width
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), PIL.Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), (height, width)
+    return rgb, (height, width)
+
+
+def encoded_bytes(image: dict | None) -> bytes:
+    """The bytes of an image as `datasets` gives it undecoded: a dict of `bytes` and `path`.
+
+    Raises:
+        UndecodableImageError: there is no image, or its file cannot be read.
+    """
+    if image is None or (image["bytes"] is None and image["path"] is None):
+        raise UndecodableImageError("A row holds no image; remove it.")
+    if image["bytes"] is not None:
+        return image["bytes"]
+    # Image folders are opened without copying the files into Arrow.
+    try:
+        return Path(image["path"]).read_bytes()
+    except OSError as error:
+        raise UndecodableImageError(f"An image file cannot be read ({error}); restore it.") from error
 
 
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

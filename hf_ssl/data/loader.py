@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 
-from hf_ssl.data.decoding import UndecodableImageError, decode_image
+from hf_ssl.data.decoding import UndecodableImageError, decode_image, encoded_bytes
 from hf_ssl.data.sources import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -235,7 +234,7 @@ class ImageLoader:
             if stop.is_set():
                 return None
             try:
-                images[i], sizes[i] = decode_image(_image_bytes(image), self.image_size)
+                images[i], sizes[i] = decode_image(encoded_bytes(image), self.image_size)
             except UndecodableImageError as error:
                 self._report(rows.numbers[i], error)
                 broken.append(i)
@@ -257,15 +256,3 @@ class ImageLoader:
             self._reported.add(row)
         if not known:
             logger.warning("Row %d of %s (%s) is replaced: %s", row, self.source.name, self.source.split, error)
-
-
-def _image_bytes(image: dict | None) -> bytes:
-    if image is None or (image["bytes"] is None and image["path"] is None):
-        raise UndecodableImageError("A row holds no image; remove it.")
-    if image["bytes"] is not None:
-        return image["bytes"]
-    # Image folders are opened without copying the files into Arrow.
-    try:
-        return Path(image["path"]).read_bytes()
-    except OSError as error:
-        raise UndecodableImageError(f"An image file cannot be read ({error}); restore it.") from error

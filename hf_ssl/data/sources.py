@@ -11,7 +11,7 @@ from pathlib import Path
 
 import datasets
 
-from hf_ssl.data.textures import make_textures
+from hf_ssl.data.textures import DEFAULT_NUM_IMAGES, make_textures
 
 EMBEDDED = "embedded"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -100,14 +100,11 @@ def open_source(
         rows = make_textures(split)
     elif Path(dataset).expanduser().is_dir():
         rows = _open_folder(Path(dataset).expanduser(), split)
-    elif hub_id := re.fullmatch(rf"({_HUB_ID.pattern})(?:@([\w./-]+))?", dataset):
-        name, revision = hub_id.groups()
-        rows = _open_stream(name, split, revision)
     else:
-        raise FileNotFoundError(
-            f"The data folder {dataset!r} does not exist: give an existing folder, a Hub id like "
-            f'"clane9/imagenet-100", or "{EMBEDDED}".'
-        )
+        name, revision = _parse_hub_id(dataset)
+        rows = _open_streams(name, revision)
+        _check_split(name, split, rows)
+        rows = rows[split]
     return wrap_dataset(
         rows,
         name=name,
@@ -117,6 +114,23 @@ def open_source(
         label_column=label_column,
         num_rows=num_rows,
     )
+
+
+def split_names(dataset: str) -> list[str]:
+    """Names of the splits of whatever `open_source` opens, "train" first.
+
+    Raises:
+        FileNotFoundError: the folder or the Hub data set does not exist, or the folder holds no images.
+        ConnectionError: the Hub cannot be reached.
+    """
+    folder = Path(dataset).expanduser()
+    if dataset == EMBEDDED:
+        names = DEFAULT_NUM_IMAGES
+    elif folder.is_dir():
+        names = _parquet_shards(folder) or _split_folders(folder)
+    else:
+        names = _open_streams(*_parse_hub_id(dataset))
+    return sorted(names, key=lambda name: (name != "train", name))
 
 
 def wrap_dataset(
@@ -176,31 +190,50 @@ def wrap_dataset(
     )
 
 
+def _parse_hub_id(dataset: str) -> tuple[str, str | None]:
+    match = re.fullmatch(rf"({_HUB_ID.pattern})(?:@([\w./-]+))?", dataset)
+    if match is None:
+        raise FileNotFoundError(
+            f"The data folder {dataset!r} does not exist: give an existing folder, a Hub id like "
+            f'"clane9/imagenet-100", or "{EMBEDDED}".'
+        )
+    return match[1], match[2]
+
+
 def _open_folder(folder: Path, split: str) -> datasets.Dataset:
-    shards = sorted([*folder.glob("data/*.parquet"), *folder.glob("*.parquet")])
-    if shards:
-        # "train-00000-of-00017.parquet" is the Hub's way of naming shards, "train.parquet" the single file's.
-        by_split: dict[str, list[str]] = {}
-        for shard in shards:
-            by_split.setdefault(re.sub(r"-\d+(-of-\d+.*)?$", "", shard.stem), []).append(str(shard))
+    by_split = _parquet_shards(folder)
+    if by_split:
         _check_split(str(folder), split, by_split)
         return datasets.load_dataset("parquet", data_files={split: by_split[split]}, split=split)
 
-    splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not splits:
-        raise FileNotFoundError(
-            f"The folder {str(folder)!r} holds neither data/<split>-*.parquet nor <split>/<class>/*.jpg: "
-            "bring the files into one of these layouts."
-        )
+    splits = _split_folders(folder)
     _check_split(str(folder), split, splits)
     # All splits are listed even though one is opened, so that a class missing from one does not shift labels.
     files = {name: str(folder / name / "**") for name in splits}
     return datasets.load_dataset("imagefolder", data_files=files, split=split)
 
 
-def _open_stream(dataset: str, split: str, revision: str | None) -> datasets.IterableDataset:
+def _parquet_shards(folder: Path) -> dict[str, list[str]]:
+    # "train-00000-of-00017.parquet" is the Hub's way of naming shards, "train.parquet" the single file's.
+    by_split: dict[str, list[str]] = {}
+    for shard in sorted([*folder.glob("data/*.parquet"), *folder.glob("*.parquet")]):
+        by_split.setdefault(re.sub(r"-\d+(-of-\d+.*)?$", "", shard.stem), []).append(str(shard))
+    return by_split
+
+
+def _split_folders(folder: Path) -> list[str]:
+    splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not splits:
+        raise FileNotFoundError(
+            f"The folder {str(folder)!r} holds neither data/<split>-*.parquet nor <split>/<class>/*.jpg: "
+            "bring the files into one of these layouts."
+        )
+    return splits
+
+
+def _open_streams(dataset: str, revision: str | None) -> datasets.IterableDatasetDict:
     try:
-        splits = datasets.load_dataset(dataset, revision=revision, streaming=True)
+        return datasets.load_dataset(dataset, revision=revision, streaming=True)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise FileNotFoundError(
             f"{dataset!r} (revision {revision!r}) is neither a local folder nor a data set on the Hub that "
@@ -211,8 +244,6 @@ def _open_stream(dataset: str, split: str, revision: str | None) -> datasets.Ite
             f"{dataset!r} is not a local folder, and the Hub cannot be reached to stream it ({error}): "
             f'check the network, or give a local folder in the Hub\'s layout, or "{EMBEDDED}".'
         ) from error
-    _check_split(dataset, split, splits)
-    return splits[split]
 
 
 def _check_split(dataset: str, split: str, available: Iterable[str]) -> None:

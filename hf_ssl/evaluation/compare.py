@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForPreTraining
 import hf_ssl  # noqa: F401  registers the configs with CONFIG_MAPPING
 from hf_ssl.augment import ViewPolicy
 from hf_ssl.data.sources import is_local
-from hf_ssl.evaluation.results import read_results
+from hf_ssl.evaluation.results import read_results, rows_by_encoder
 
 ENCODERS = {"pretrained": "pretrained", "random": "random encoder", "raw_pixels": "raw pixels"}
 
@@ -32,7 +32,7 @@ def read_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
             raise FileNotFoundError(f"'{run}' holds no results.json; give folders of runs or of published models.")
         results = read_results(run / "results.json")
         if "evaluation" not in results:
-            raise ValueError(f"'{run}' was not evaluated; run `hf-ssl probe {run}` first.")
+            raise ValueError(f"'{run}' was not evaluated; run `hf-ssl evaluate {run}` first.")
         read.append(results)
     return read
 
@@ -43,25 +43,33 @@ def compare(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def results_table(runs: Sequence[dict[str, Any]]) -> str:
-    """Accuracy, top-5 accuracy and macro F1 of every run's encoders by linear probe, with 95 % intervals."""
+    """Accuracy, top-5 accuracy and macro F1 of every run's encoders by linear probe, with 95 % intervals.
+
+    If a run was evaluated by kNN too, a column has that accuracy.
+    """
+    with_knn = any("knn" in run["evaluation"] for run in runs)
     rows = []
     for run in runs:
         pretraining, evaluation = run["pretraining"], run["evaluation"]
-        for result in evaluation["results"]:
-            trained = result["encoder"] == "pretrained"
-            rows.append(
-                [
-                    run["model"]["method"],
-                    run["model"]["backbone"] if result["encoder"] != "raw_pixels" else "–",
-                    ENCODERS[result["encoder"]],
-                    _percent(result["accuracy"], result["accuracy_ci95"]),
-                    f"{result['top5_accuracy']:.1%}",
-                    "{:.3f} [{:.3f}, {:.3f}]".format(result["macro_f1"], *result["macro_f1_ci95"]),
-                    f"{pretraining['images_seen']:,}" if trained else "–",
-                    format_duration(pretraining["wall_time_s"]) if trained else "–",
-                ]
-            )
-    header = ["method", "backbone", "encoder", "accuracy", "top-5", "macro F1", "images seen", "pretraining"]
+        knn = rows_by_encoder(evaluation, "knn")
+        for encoder, result in rows_by_encoder(evaluation).items():
+            trained = encoder == "pretrained"
+            row = [
+                run["model"]["method"],
+                run["model"]["backbone"] if encoder != "raw_pixels" else "–",
+                ENCODERS[encoder],
+                _percent(result["accuracy"], result["accuracy_ci95"]),
+                f"{result['top5_accuracy']:.1%}",
+                "{:.3f} [{:.3f}, {:.3f}]".format(result["macro_f1"], *result["macro_f1_ci95"]),
+            ]
+            if with_knn:
+                neighbours = knn.get(encoder)
+                row.append(_percent(neighbours["accuracy"], neighbours["accuracy_ci95"]) if neighbours else "–")
+            row.append(f"{pretraining['images_seen']:,}" if trained else "–")
+            row.append(format_duration(pretraining["wall_time_s"]) if trained else "–")
+            rows.append(row)
+    header = ["method", "backbone", "encoder", "accuracy", "top-5", "macro F1"]
+    header += ["kNN accuracy"] * with_knn + ["images seen", "pretraining"]
     data = sorted(
         {
             f"{_data_name(run)} (fitted to {run['evaluation']['num_train']:,} images, measured on "
@@ -69,7 +77,8 @@ def results_table(runs: Sequence[dict[str, Any]]) -> str:
             for run in runs
         }
     )
-    return f"Linear probe on {' and '.join(data)}, 95 % intervals:\n\n{format_table(header, rows)}"
+    title = f"Linear probe{_knn_protocol(runs)} on {' and '.join(data)}, 95 % intervals:"
+    return f"{title}\n\n{format_table(header, rows)}"
 
 
 def methods_table(runs: Sequence[dict[str, Any]]) -> str:
@@ -148,6 +157,12 @@ def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _knn_protocol(runs: Sequence[dict[str, Any]]) -> str:
+    protocols = [run["evaluation"]["knn"] for run in runs if "knn" in run["evaluation"]]
+    named = ["k {k}, τ {temperature:g}".format(**protocol) for protocol in protocols]
+    return f", and weighted kNN ({' or '.join(dict.fromkeys(named))}) on the same features," if named else ""
 
 
 def _data_name(run: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ The view is the centred square without any augmentation, and the encoder sees al
 Raw pixels of the same view are the baseline below which nothing has been learned.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ MAX_PIXELS_SIDE = 32
 
 @dataclass
 class Features:
-    """What a linear probe is fitted to.
+    """What a classifier is fitted to.
 
     Attributes:
         features: float32 (N, D) on the CPU.
@@ -42,72 +42,81 @@ def extract_features(
     device: torch.device | str,
     autocast_dtype: torch.dtype | None = None,
 ) -> Features:
-    """Run a frozen encoder once over all images of a loader.
+    """Run a frozen encoder once over all images of a loader: `extract_all` for one encoder alone."""
+    extracted = extract_all(
+        {"encoder": encoder},
+        loader,
+        output_size=output_size,
+        mean=mean,
+        std=std,
+        crop_fraction=crop_fraction,
+        raw_pixels=False,
+        device=device,
+        autocast_dtype=autocast_dtype,
+    )
+    return extracted["encoder"]
+
+
+def extract_all(
+    encoders: Mapping[str, nn.Module],
+    loader: ImageLoader,
+    *,
+    output_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop_fraction: float = 1.0,
+    raw_pixels: bool = True,
+    device: torch.device | str,
+    autocast_dtype: torch.dtype | None = None,
+) -> dict[str, Features]:
+    """Run frozen encoders over all images of a loader, each of which is read and decoded once for all of them.
+
+    The raw pixels are those of the view that the encoders see, in [0, 1], as rows of (N, 3 · side²). The side is
+    `output_size`, but 32 at most: larger views are scaled down, so that the classifier stays tractable.
 
     Args:
-        encoder: on `device`; called with pixel_values (B, 3, output_size, output_size), its output has a
-            `pooler_output` (B, D). Runs in eval mode and comes back in the modes that its modules were in.
+        encoders: by name, on `device`; called with pixel_values (B, 3, output_size, output_size), the output has a
+            `pooler_output` (B, D). They run in eval mode and come back in the modes that their modules were in.
         loader: with `shuffle=False`, `drop_last=False` and one process.
-        output_size: side in pixels of what the encoder sees.
-        mean: 3 channel means in [0, 1] that the encoder was trained with.
+        output_size: side in pixels of what the encoders see.
+        mean: 3 channel means in [0, 1] that the encoders were trained with.
         std: 3 channel standard deviations in [0, 1].
         crop_fraction: side of the central square as a share of the image's shorter side, in (0, 1].
+        raw_pixels: whether to give the pixels too.
         device: where to render and encode.
         autocast_dtype: computes in this type where autocast allows; float32 if not given.
+
+    Returns:
+        The features by the encoders' names, last those of "raw_pixels".
 
     Raises:
         ValueError: the loader does not give every image of its source.
     """
     device = torch.device(device)
-    features, labels = [], []
-    with _eval_mode(encoder), torch.inference_mode():
-        for views, batch_labels in _evaluation_views(loader, output_size, mean, std, crop_fraction, device):
-            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-                pooled = encoder(views).pooler_output
-            features.append(pooled.float().cpu())
-            labels.append(batch_labels)
-    return Features(torch.cat(features), torch.cat(labels))
-
-
-def extract_pixels(
-    loader: ImageLoader, *, output_size: int, crop_fraction: float = 1.0, device: torch.device | str
-) -> Features:
-    """The pixels of the view that `extract_features` shows the encoder, in [0, 1], as rows of (N, 3 · side²).
-
-    The side is `output_size`, but 32 at most: larger views are scaled down, so that the classifier stays
-    tractable.
-
-    Raises:
-        ValueError: the loader does not give every image of its source.
-    """
-    side = min(output_size, MAX_PIXELS_SIDE)
-    features, labels = [], []
-    for views, batch_labels in _evaluation_views(
-        loader, side, (0, 0, 0), (1, 1, 1), crop_fraction, torch.device(device)
-    ):
-        features.append(views.flatten(1).cpu())
-        labels.append(batch_labels)
-    return Features(torch.cat(features), torch.cat(labels))
-
-
-def _evaluation_views(
-    loader: ImageLoader,
-    output_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    crop_fraction: float,
-    device: torch.device,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    count = 0
-    for batch in loader.epoch(0):
-        count += len(batch.labels)
-        parameters = center_view(batch.sizes, crop_fraction)
-        yield render_view(batch.images.to(device), parameters, output_size, mean, std), batch.labels
-    if count != loader.source.num_rows:
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in encoders}
+    if raw_pixels:
+        rows["raw_pixels"] = []
+    labels = []
+    with _eval_mode(nn.ModuleList(encoders.values())), torch.inference_mode():
+        for batch in loader.epoch(0):
+            labels.append(batch.labels)
+            images, parameters = batch.images.to(device), center_view(batch.sizes, crop_fraction)
+            views = render_view(images, parameters, output_size, mean, std)
+            for name, encoder in encoders.items():
+                with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                    pooled = encoder(views).pooler_output
+                rows[name].append(pooled.float().cpu())
+            if raw_pixels:
+                pixels = render_view(images, parameters, min(output_size, MAX_PIXELS_SIDE), (0, 0, 0), (1, 1, 1))
+                rows["raw_pixels"].append(pixels.flatten(1).cpu())
+    labels = torch.cat(labels)
+    if len(labels) != loader.source.num_rows:
         raise ValueError(
-            f"The loader gave {count} of the {loader.source.num_rows} images of {loader.source.name!r} "
+            f"The loader gave {len(labels)} of the {loader.source.num_rows} images of {loader.source.name!r} "
             f"({loader.source.split}); build it with drop_last=False and one process."
         )
+    # Popped, as both the batches and the whole of all features may be more than fits into memory.
+    return {name: Features(torch.cat(rows.pop(name)), labels) for name in list(rows)}
 
 
 @contextmanager

@@ -1,10 +1,13 @@
-"""`hf-ssl probe RUN`: evaluate a pretraining run by a linear probe and complete its results.json."""
+"""`hf-ssl evaluate RUN`: judge a pretraining run by a linear probe and by kNN, and complete its results.json."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -14,7 +17,9 @@ from transformers import AutoModel
 
 import hf_ssl  # noqa: F401  registers the models with AutoModel
 from hf_ssl.data import ImageLoader, ImageSource, open_source
-from hf_ssl.evaluation.evaluate_encoder import evaluate_linear_probe
+from hf_ssl.errors import UsageError
+from hf_ssl.evaluation.evaluate_encoder import evaluate_encoders
+from hf_ssl.evaluation.knn import TEMPERATURE, K
 from hf_ssl.evaluation.pictures import draw_pictures
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import read_results, write_results
@@ -25,7 +30,7 @@ PROBE = "probe.safetensors"
 
 @dataclass
 class DataArguments:
-    """What a run is probed on; everything that is left out is what the run was pretrained with."""
+    """What a run is evaluated on and by; data that are left out are those the run was pretrained with."""
 
     dataset: str | None = field(
         default=None, metadata={"help": "Hub id (org/name@revision), folder, or 'embedded'; the run's by default."}
@@ -44,37 +49,66 @@ class DataArguments:
     mixed_precision: Literal["no", "bf16", "fp16"] = field(
         default="no", metadata={"help": "Autocast of the encoder; float32 by default."}
     )
-    raw_pixels: bool = field(default=True, metadata={"help": "Probe the raw pixels too."})
+    raw_pixels: bool = field(default=True, metadata={"help": "Evaluate the raw pixels too."})
+    knn: bool = field(
+        default=True, metadata={"help": "Classify by weighted k nearest neighbours too, beside the linear probe."}
+    )
+    knn_k: int = field(default=K, metadata={"help": "Training images that vote on each test image."})
+    knn_temperature: float = field(
+        default=TEMPERATURE, metadata={"help": "Each votes with weight exp(cosine similarity / temperature)."}
+    )
 
     def __post_init__(self):
         check_choices(self)
 
 
-def parse_probe(argv: Sequence[str]) -> tuple[Path, DataArguments, ProbeArguments]:
-    """Read `RUN [--config RECIPE] [--any_field value …]`.
+def parse_probe(argv: Sequence[str], examples: Sequence[str] = ()) -> tuple[Path, DataArguments, ProbeArguments]:
+    """Read `RUN [--config RECIPE] [--any_field value …]`; the help shows the examples.
 
     Raises:
-        ValueError: no run, an unknown key, or a value that does not fit.
+        UsageError: no run, or an unknown flag.
+        ValueError: a key of the recipe is unknown, or a value does not fit.
         FileNotFoundError: an unknown recipe.
     """
     recipe, argv = take_recipe(argv)
     runs = [argument for argument in argv[:1] if not argument.startswith("-")]
     if not runs and not {"-h", "--help"} & set(argv):
-        raise ValueError("No run was given; name the folder of a pretraining run first, as in hf-ssl probe runs/mine.")
+        raise UsageError(
+            "No run was given; name the folder of a pretraining run first, as in hf-ssl evaluate runs/mine."
+        )
     data, arguments = parse_arguments(
         argv[len(runs) :],
         read_recipe(recipe) if recipe else {},
         [DataArguments, ProbeArguments],
-        prog="hf-ssl probe RUN",
-        description="Evaluate a run by a linear probe on its frozen encoder. --config names a recipe, like probe_mae.",
+        prog="hf-ssl evaluate RUN",
+        description="Evaluate a run by a linear probe and by kNN on the features of its frozen encoder, beside a random "
+        "one and\nraw pixels. --config names a recipe of the probe, like probe_mae.",
+        examples=examples,
     )
     return Path(*runs), data, arguments
 
 
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Give the global random states of Python, numpy, and torch on the CPU and on GPUs back as they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()), device_type="cuda"):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+@_random_states_kept()
 def probe_run(
     run: Path, data: DataArguments, arguments: ProbeArguments, command: str, report: Callable[[str], None] = print
 ) -> dict:
-    """Probe the run's encoder, the same encoder at random initialisation, and the raw pixels.
+    """Evaluate the run's encoder, the same encoder at random initialisation, and the raw pixels.
+
+    A process that trains may call it between two steps, in one process of several too: the random states of Python,
+    numpy and torch are afterwards what they were, and so is Accelerate's state if there was one. Only timm's choice
+    of attention stays as it is set here, which is as pretraining sets it too: fused on accelerators, not on CPUs.
 
     Writes the evaluation into RUN/results.json, the classifier into RUN/probe.safetensors (`weight` (classes,
     features) and `bias` (classes,), the batch norm folded into them) and pictures into RUN/pictures.
@@ -98,7 +132,7 @@ def probe_run(
 
     pretrained = AutoModel.from_pretrained(run / "pretraining").to(device)
     set_seed(trained_with["seed"])
-    random = AutoModel.from_config(pretrained.config).to(device)
+    untrained = AutoModel.from_config(pretrained.config).to(device)
     config = pretrained.config
 
     def open_loader(split: str, num_images: int | None = None) -> tuple[ImageSource, ImageLoader]:
@@ -125,8 +159,8 @@ def probe_run(
     class_names = train_source.class_names
     if class_names is None:
         raise ValueError(f"The dataset '{dataset}' names no classes; probe on one whose label column is a ClassLabel.")
-    evaluation = evaluate_linear_probe(
-        {"pretrained": pretrained, "random": random},
+    evaluation = evaluate_encoders(
+        {"pretrained": pretrained, "random": untrained},
         train_loader,
         test_loader,
         num_classes=len(class_names),
@@ -134,6 +168,8 @@ def probe_run(
         mean=config.image_mean,
         std=config.image_std,
         arguments=arguments,
+        knn_k=data.knn_k if data.knn else None,
+        knn_temperature=data.knn_temperature,
         crop_fraction=data.crop_fraction,
         raw_pixels=data.raw_pixels,
         device=device,
@@ -152,6 +188,7 @@ def probe_run(
         "image_size": config.image_size,
         "crop_fraction": data.crop_fraction,
         "protocol": evaluation.protocol,
+        **({"knn": {"k": data.knn_k, "temperature": data.knn_temperature}} if data.knn else {}),
         "wall_time_s": evaluation.wall_time_s,
         "command": command,
         "results": evaluation.results,

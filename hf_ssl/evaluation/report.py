@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hf_ssl.evaluation.compare import ENCODERS, methods_table, read_runs, results_table
+from hf_ssl.evaluation.results import rows_by_encoder
 
 
 def write_report(runs: Sequence[Path], folder: Path, title: str, command: str, notes: str = "") -> Path:
@@ -63,7 +64,7 @@ def draw_accuracies(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     shades = {"raw_pixels": "#c9ced6", "random": "#8fa3bf", "pretrained": "#d1603d"}
     chance = 1 / results[0]["evaluation"]["num_classes"]
     for group, result in enumerate(results):
-        rows = {row["encoder"]: row for row in result["evaluation"]["results"]}
+        rows = rows_by_encoder(result["evaluation"])
         for position, (encoder, colour) in enumerate(shades.items()):
             if encoder not in rows:
                 continue

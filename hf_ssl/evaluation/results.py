@@ -54,18 +54,24 @@ def read_results(path: str | Path) -> dict[str, Any]:
     return results
 
 
-def find_result(results: dict[str, Any], encoder: str) -> dict[str, Any]:
-    """The row of `evaluation.results` for an encoder: "pretrained", "random" or "raw_pixels".
+def rows_by_encoder(evaluation: dict[str, Any], classifier: str = "linear_probe") -> dict[str, dict[str, Any]]:
+    """The rows of `evaluation.results` of one classifier, "linear_probe" or "knn", by their encoders."""
+    return {row["encoder"]: row for row in evaluation["results"] if row["classifier"] == classifier}
+
+
+def find_result(results: dict[str, Any], encoder: str, classifier: str = "linear_probe") -> dict[str, Any]:
+    """The row of `evaluation.results` for an encoder ("pretrained", "random" or "raw_pixels") and a classifier.
 
     Raises:
-        KeyError: the run is not evaluated, or not on this encoder.
+        KeyError: the run is not evaluated, or not on this encoder by this classifier.
     """
-    rows = results.get("evaluation", {}).get("results", [])
-    for row in rows:
-        if row["encoder"] == encoder:
-            return row
-    present = ", ".join(row["encoder"] for row in rows) or "none, as the run is not evaluated"
-    raise KeyError(f"There is no result of the encoder '{encoder}', only of: {present}; run the linear probe on it.")
+    rows = rows_by_encoder(results["evaluation"], classifier) if "evaluation" in results else {}
+    if encoder in rows:
+        return rows[encoder]
+    present = ", ".join(rows) or ("none" if "evaluation" in results else "none, as the run is not evaluated")
+    raise KeyError(
+        f"There is no {classifier} result of the encoder '{encoder}', only of: {present}; run `hf-ssl evaluate`."
+    )
 
 
 def _validate(results: Any, path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from hf_ssl.errors import UsageError
+
 RECIPES = Path(__file__).parent
 
 
@@ -76,12 +78,18 @@ def check_choices(arguments: Any) -> None:
 
 
 def parse_arguments(
-    argv: Sequence[str], recipe: dict[str, Any], types: Iterable[type], prog: str, description: str
+    argv: Sequence[str],
+    recipe: dict[str, Any],
+    types: Iterable[type],
+    prog: str,
+    description: str,
+    examples: Sequence[str] = (),
 ) -> tuple[Any, ...]:
     """Build one instance of each dataclass from a recipe's values and the flags that override them.
 
     Raises:
-        ValueError: a key of the recipe or a flag is unknown (the nearest is suggested), or a value does not fit.
+        UsageError: a flag is unknown (the nearest is suggested), or what follows it is of the wrong kind.
+        ValueError: a key of the recipe is unknown, or a value does not fit.
     """
     types = list(types)
     names = [field.name for kind in types for field in dataclasses.fields(kind)]
@@ -90,7 +98,11 @@ def parse_arguments(
             raise ValueError(f"The recipe's key '{key}' is unknown; {_suggestion(key, names)}see --help for all.")
 
     parser = _RaisingParser(
-        types, prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        types,
+        prog=prog,
+        description=description,
+        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.allow_abbrev = False
     # argparse converts defaults that are strings as if they had been typed: YAML's 1e-3 becomes a number there.
@@ -101,8 +113,8 @@ def parse_arguments(
     if rest:
         flag = rest[0].split("=")[0]
         if not flag.startswith("--"):
-            raise ValueError(f"The argument '{flag}' was not expected; every option is a flag, see --help.")
-        raise ValueError(
+            raise UsageError(f"The argument '{flag}' was not expected; every option is a flag, see --help.")
+        raise UsageError(
             f"The flag '{flag}' is unknown; {_suggestion(flag[2:].replace('-', '_'), names, '--')}see --help for all."
         )
     return tuple(arguments)
@@ -110,7 +122,7 @@ def parse_arguments(
 
 class _RaisingParser(HfArgumentParser):
     def error(self, message: str) -> None:
-        raise ValueError(f"{message[0].upper()}{message[1:]}; see --help for what is allowed.")
+        raise UsageError(f"{message[0].upper()}{message[1:]}; see --help for what is allowed.")
 
 
 def _as_typed(value: Any) -> Any:

@@ -10,6 +10,7 @@ import yaml
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from hf_ssl.augment import ViewPolicy
+from hf_ssl.errors import UsageError
 from hf_ssl.recipes import check_choices, parse_arguments, read_recipe, take_recipe, yaml_mapping
 
 
@@ -52,6 +53,11 @@ class PretrainArguments:
 
     output_dir: str | None = _argument(None, "Folder of the run; runs/<recipe> if not given.")
     resume_from_checkpoint: str | None = _argument(None, "A checkpoint's folder, or 'latest' of output_dir.")
+
+    initialize_from: str | None = _argument(
+        None,
+        "Model to start from, of the same method: Hub id, run, or folder of a model; random if not given.",
+    )
 
     dataset: str | None = _argument(None, "Hub id (org/name@revision), folder of parquet or images, or 'embedded'.")
     train_split: str = _argument("train", "Split that is trained on.")
@@ -96,13 +102,18 @@ class PretrainArguments:
     checkpoint_epochs: float = _argument(1.0, "Epochs between checkpoints.")
     checkpoint_limit: int = _argument(2, "Checkpoints that are kept, the newest.")
     report_to: str | None = _argument(None, "Tracker of Accelerate: tensorboard, wandb, trackio, mlflow, …")
+    push_to_hub: str | None = _argument(
+        None, "ORG/NAME of a repository on the Hub: every push_epochs the run is evaluated and published there."
+    )
+    push_epochs: float = _argument(10.0, "Epochs between tags epoch-N of push_to_hub; the last is always tagged.")
+    push_private: bool = _argument(False, "Whether a repository that push_to_hub makes is private.")
 
     def __post_init__(self):
         self.views = Views(self.views)
         check_choices(self)
         for name in ("batch_size", "gradient_accumulation_steps", "num_threads", "logging_steps", "checkpoint_limit"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("epochs", "learning_rate", "checkpoint_epochs"):
+        for name in ("epochs", "learning_rate", "checkpoint_epochs", "push_epochs"):
             _check(self, name, getattr(self, name) > 0, "above 0")
         for name in ("warmup_epochs", "weight_decay", "seed"):
             _check(self, name, getattr(self, name) >= 0, "0 or more")
@@ -124,7 +135,7 @@ def _check(arguments: Any, name: str, holds: bool, allowed: str) -> None:
 
 
 def parse_pretrain(
-    argv: Sequence[str], prog: str = "hf-ssl pretrain"
+    argv: Sequence[str], prog: str = "hf-ssl pretrain", examples: Sequence[str] = ()
 ) -> tuple[str, PretrainArguments, PreTrainedConfig]:
     """Read `--config RECIPE [--any_field value …]`.
 
@@ -137,7 +148,7 @@ def parse_pretrain(
     """
     recipe_name, argv = take_recipe(argv)
     if recipe_name is None:
-        raise ValueError("No recipe was given; add --config with a recipe's name, like simclr_report, or a YAML file.")
+        raise UsageError("No recipe was given; add --config with a recipe's name, like simclr_report, or a YAML file.")
     recipe = read_recipe(recipe_name)
     model_type = recipe.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
@@ -151,6 +162,7 @@ def parse_pretrain(
         [PretrainArguments, _model_arguments(config_class)],
         prog=f"{prog} --config {recipe_name}",
         description="Pretrain a model. Every field of the recipe is a flag; the command line wins.",
+        examples=examples,
     )
     if arguments.dataset is None:
         raise ValueError(

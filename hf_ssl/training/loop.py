@@ -5,35 +5,42 @@ The order of images is a pure function of (seed, epoch, rank, world size), the v
 equals an uninterrupted one.
 """
 
-import json
-import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from timm.layers import convert_sync_batchnorm, set_fused_attn
-from transformers import AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_ssl.augment import make_views
 from hf_ssl.data.loader import ImageBatch, ImageLoader
 from hf_ssl.data.sources import open_source
-from hf_ssl.evaluation.results import write_results
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from hf_ssl.training.environment import describe_hardware, describe_versions
+from hf_ssl.training.initialization import create_model
 from hf_ssl.training.interruption import Interruption
 from hf_ssl.training.optimizers import create_optimizer, create_schedule
-from hf_ssl.training.progress import Progress, thin_curve
+from hf_ssl.training.progress import Progress
+from hf_ssl.training.record import RunRecord
+
+# Runs as they stood when they were published, each a folder like that of the run.
+SNAPSHOTS = "snapshots"
+PUBLISHING_TIME_LIMIT = timedelta(hours=6)
 
 
-def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig, command: str) -> Path:
+def pretrain(
+    recipe: str,
+    arguments: PretrainArguments,
+    config: PreTrainedConfig,
+    command: str,
+    publish: Callable[[Path], None] | None = None,
+) -> Path:
     """Pretrain a model and leave it in `output_dir`.
 
     The run's folder then holds `pretraining/` (the model), `results.json` (its pretraining part), `recipe.yaml` (all
@@ -44,6 +51,8 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
         arguments: what to train on and how.
         config: of a model that `AutoModelForPreTraining` knows.
         command: the command line, for the record.
+        publish: called by the main process with the folder of the run as it stands, every `push_epochs` and at the
+            end, while the other processes wait.
 
     Returns:
         The run's folder.
@@ -70,6 +79,8 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to,
         project_dir=str(run),
+        # Processes wait for one that evaluates and publishes.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PUBLISHING_TIME_LIMIT)] if publish else [],
     )
     if arguments.report_to is not None and not accelerator.log_with:
         raise ValueError(
@@ -104,7 +115,8 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
     if arguments.max_steps is not None:
         total_steps = min(total_steps, arguments.max_steps)
 
-    model = _prepare_model(AutoModelForPreTraining.from_config(config), arguments, accelerator)
+    model, initialized_from = create_model(config, arguments.initialize_from)
+    model = _prepare_model(model, arguments, accelerator)
     learning_rate = arguments.peak_learning_rate(effective_batch_size)
     optimizer = create_optimizer(model, arguments, learning_rate)
     schedule = create_schedule(optimizer, arguments, total_steps, steps_per_epoch)
@@ -122,15 +134,27 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
         schedule.base_lrs = [hyperparameters["initial_lr"] for hyperparameters in asked]
         for group, hyperparameters, factor in zip(optimizer.param_groups, asked, schedule.lr_lambdas, strict=True):
             group.update(hyperparameters, lr=hyperparameters["initial_lr"] * factor(schedule.last_epoch))
+    record = RunRecord(
+        recipe,
+        arguments,
+        config,
+        command,
+        source,
+        initialized_from,
+        effective_batch_size,
+        steps_per_epoch,
+        device,
+        accelerator.num_processes,
+    )
     if accelerator.is_main_process:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "recipe.yaml").write_text(_complete_recipe(recipe, arguments, config))
+        record.write_recipe(run)
     if arguments.report_to is not None:
         accelerator.init_trackers("hf_ssl", config={"recipe": recipe, "learning_rate": learning_rate})
 
     progress = Progress(accelerator, run, position, effective_batch_size, total_steps, steps_per_epoch)
     micro_batches = _micro_batches(loader, position.step * accumulation)
     checkpoint_steps = max(round(arguments.checkpoint_epochs * steps_per_epoch), 1)
+    publish_steps = max(round(arguments.push_epochs * steps_per_epoch), 1)
     wrapped.train()
     interruption = Interruption(enabled=accelerator.num_processes == 1)
     with interruption, closing(progress), closing(micro_batches):
@@ -153,12 +177,21 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
             optimizer.zero_grad()
             position.step += 1
             interrupted = interruption.requested
-            saves = interrupted or position.step == total_steps or position.step % checkpoint_steps == 0
+            finished = position.step == total_steps
+            publishes = publish is not None and not finished and position.step % publish_steps == 0
+            saves = interrupted or finished or publishes or position.step % checkpoint_steps == 0
             if saves or position.step % arguments.logging_steps == 0:
                 progress.report(schedule.get_last_lr()[0], norm)
             if saves:
                 _check_weights(model, position.step, run)
                 save_checkpoint(accelerator, run, position, arguments.checkpoint_limit)
+            if publishes and not interrupted:
+                if accelerator.is_main_process:
+                    snapshot = run / SNAPSHOTS / f"step-{position.step:08d}"
+                    record.write(snapshot, accelerator.unwrap_model(wrapped), position)
+                    publish(snapshot)
+                accelerator.wait_for_everyone()
+                progress.restart_clock()
             if interrupted:
                 raise KeyboardInterrupt(
                     f"Interrupted after step {position.step} of {total_steps}; continue with "
@@ -167,49 +200,11 @@ def pretrain(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig
 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        unwrapped = accelerator.unwrap_model(wrapped)
-        unwrapped.save_pretrained(run / "pretraining")
-        write_results(
-            run / "results.json",
-            {
-                "schema_version": 1,
-                "model": describe_model(unwrapped),
-                "pretraining": {
-                    "recipe": recipe,
-                    "arguments": _plain(arguments),
-                    "dataset": source.name,
-                    "revision": source.revision,
-                    "split": arguments.train_split,
-                    "num_images": source.num_rows,
-                    "epochs": position.step / steps_per_epoch,
-                    "steps": position.step,
-                    "effective_batch_size": effective_batch_size,
-                    "images_seen": position.step * effective_batch_size,
-                    "wall_time_s": position.wall_time_s,
-                    "images_per_second": position.step * effective_batch_size / position.wall_time_s,
-                    "precision": "fp32" if arguments.mixed_precision == "no" else arguments.mixed_precision,
-                    "hardware": describe_hardware(device, accelerator.num_processes),
-                    "versions": describe_versions(),
-                    "final_loss": position.loss_curve[-1][1],
-                    "loss_curve": thin_curve(position.loss_curve),
-                    "command": _repeating_command(command, accelerator.num_processes),
-                },
-            },
-        )
+        record.write(run, accelerator.unwrap_model(wrapped), position)
+        if publish is not None:
+            publish(run)
     accelerator.end_training()
     return run
-
-
-def describe_model(model: PreTrainedModel) -> dict[str, Any]:
-    """The model part of results.json."""
-    return {
-        "model_type": model.config.model_type,
-        "method": model.config.description.name,
-        "backbone": model.config.backbone,
-        "config": _own_fields(model.config),
-        "encoder_parameters": sum(weight.numel() for weight in model.to_timm().parameters()),
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-    }
 
 
 def _prepare_model(model: PreTrainedModel, arguments: PretrainArguments, accelerator: Accelerator) -> PreTrainedModel:
@@ -235,19 +230,6 @@ def _check_weights(model: PreTrainedModel, step: int, run: Path) -> None:
                 f"The weights '{name}' are not finite at step {step}; the last checkpoint of {run} is kept: resume "
                 "from it with a lower --learning_rate, --max_grad_norm 1 or --mixed_precision no."
             )
-
-
-def _repeating_command(command: str, num_processes: int) -> str:
-    """The command that starts this run anew, with as many processes."""
-    words = shlex.split(command)
-    if "--resume_from_checkpoint" in words:
-        position = words.index("--resume_from_checkpoint")
-        del words[position : position + 2]
-    words = [word for word in words if not word.startswith("--resume_from_checkpoint=")]
-    if num_processes > 1 and words[:2] == ["hf-ssl", "pretrain"]:
-        launcher = ["accelerate", "launch", "--num_processes", str(num_processes), "scripts/pretrain.py"]
-        words = [*launcher, *words[2:]]
-    return shlex.join(words)
 
 
 def _micro_batches(loader: ImageLoader, done: int) -> Iterator[tuple[ImageBatch, int]]:
@@ -277,20 +259,3 @@ def _order(arguments: PretrainArguments, accelerator: Accelerator, total_steps: 
         "num_processes": accelerator.num_processes,
         "total_steps": total_steps,
     }
-
-
-def _complete_recipe(recipe: str, arguments: PretrainArguments, config: PreTrainedConfig) -> str:
-    """All arguments as a recipe that repeats the run."""
-    content = {"model_type": config.model_type, **_own_fields(config), **_plain(arguments)}
-    for not_of_the_recipe in ("output_dir", "resume_from_checkpoint"):
-        del content[not_of_the_recipe]
-    return f"# {recipe}, with every argument\n{yaml.safe_dump(content, sort_keys=False)}"
-
-
-def _plain(arguments: PretrainArguments) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(arguments)))
-
-
-def _own_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    inherited = PreTrainedConfig().to_dict()
-    return {name: value for name, value in config.to_dict().items() if name not in inherited}

@@ -13,6 +13,7 @@ from hf_ssl.training.checkpoints import Position
 
 LOG = "log.jsonl"
 CURVE_POINTS = 500
+LINE_INTERVAL_S = 30.0
 
 
 class Progress:
@@ -46,14 +47,19 @@ class Progress:
         self.clock = time.perf_counter()
         if accelerator.is_main_process:
             self._forget_steps_after_the_checkpoint()
+        # None: on a terminal only; elsewhere there is a line now and then.
+        disable = None if accelerator.is_main_process else True
         self.bar = tqdm(
             total=total_steps,
             initial=position.step,
             unit="step",
             desc="pretraining",
-            disable=not accelerator.is_main_process,
+            disable=disable,
             dynamic_ncols=True,
         )
+        self.total_steps = total_steps
+        self.prints_lines = accelerator.is_main_process and self.bar.disable
+        self.line_clock = self.clock
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Remember the loss of an optimiser step, a detached scalar on the device."""
@@ -95,8 +101,17 @@ class Progress:
         if self.accelerator.is_main_process:
             with self.log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        self.bar.set_postfix_str(f"loss {loss:.4f}, {line['images_per_second']:.0f} images/s", refresh=False)
+        said = f"loss {loss:.4f}, {line['images_per_second']:.0f} images/s"
+        self.bar.set_postfix_str(said, refresh=False)
         self.bar.update(steps)
+        last = self.position.step == self.total_steps
+        if self.prints_lines and (last or now - self.line_clock >= LINE_INTERVAL_S):
+            self.line_clock = now
+            print(f"step {self.position.step} of {self.total_steps}: {said}", flush=True)
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last report out of the wall time and the speed."""
+        self.clock = time.perf_counter()
 
     def close(self) -> None:
         """End the bar's line."""

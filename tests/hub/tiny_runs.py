@@ -14,7 +14,7 @@ from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import write_results
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.environment import describe_hardware, describe_versions
-from hf_ssl.training.loop import describe_model
+from hf_ssl.training.record import describe_model
 
 CLASS_NAMES = [
     "n01443537 goldfish, Carassius auratus",

@@ -20,6 +20,7 @@ from hf_ssl.models.mae.modeling_mae import MAEForPreTraining
 from hf_ssl.training.arguments import parse_pretrain
 from hf_ssl.training.checkpoints import list_checkpoints
 from hf_ssl.training.progress import Progress
+from hf_ssl.training.record import repeating_command
 
 ROOT = Path(__file__).parents[2]
 TINY_MODELS = {
@@ -258,10 +259,10 @@ def test_a_tracker_that_is_not_installed_is_an_error(tmp_path, texture_folder):
 
 
 def test_the_recorded_command_starts_the_run_anew():
-    resumed = "hf-ssl pretrain --config mae_demo --resume_from_checkpoint latest --seed 1"
-    assert loop._repeating_command(resumed, 1) == "hf-ssl pretrain --config mae_demo --seed 1"
+    resumed = "hf-ssl pretrain --config mae_demo --resume_from_checkpoint latest --push_to_hub=a/b --seed 1"
+    assert repeating_command(resumed, 1) == "hf-ssl pretrain --config mae_demo --seed 1"
     launched = "accelerate launch --num_processes 8 scripts/pretrain.py --config mae_demo --seed 1"
-    assert loop._repeating_command(resumed, 8) == launched
+    assert repeating_command(resumed, 8) == launched
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path, texture_folder, monkeypatch):

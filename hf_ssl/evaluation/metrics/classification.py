@@ -19,9 +19,12 @@ Args:
     predictions: (N, C) scores, larger for likelier classes; logits or probabilities. C is the data set's
         number of classes, also of those that do not occur among the references.
     references: (N,) integer labels in [0, C).
+    votes: whether the scores are votes, where a class with a score of 0 was not voted for and is no answer: it is
+        never among the 5 highest, though there be fewer than 5 others. False if not given.
 Returns:
     accuracy: share of images whose highest score is their label's; the lower class wins a tie.
-    top5_accuracy: share of images whose label is among their 5 highest scores; 1.0 if C is at most 5.
+    top5_accuracy: share of images whose label is among their 5 highest scores; the lower class wins a tie. 1.0 if C
+        is at most 5 and the scores are no votes.
     macro_f1: mean of the C classes' F1 scores; 0 for a class that is neither predicted nor present.
 """
 
@@ -42,7 +45,7 @@ class Classification(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:
+    def _compute(self, predictions: list[list[float]], references: list[int], votes: bool = False) -> dict[str, float]:
         scores, labels = np.asarray(predictions, np.float32), np.asarray(references)
         if not np.isfinite(scores).all():
             raise ValueError("The predictions hold values that are not finite; give finite scores.")
@@ -55,9 +58,10 @@ class Classification(evaluate.Metric):
         own = np.take_along_axis(scores, labels[:, None], axis=1)
         ahead = (scores > own) | ((scores == own) & (classes < labels[:, None]))
         rank = ahead.sum(axis=1)
+        among_first = (rank < 5) & ((own[:, 0] > 0) | (not votes))
         macro_f1 = f1_score(labels, scores.argmax(axis=1), labels=classes, average="macro", zero_division=0.0)
         return {
             "accuracy": float((rank == 0).mean()),
-            "top5_accuracy": float((rank < 5).mean()),
+            "top5_accuracy": float(among_first.mean()),
             "macro_f1": float(macro_f1),
         }

@@ -10,12 +10,15 @@ from hf_ssl.evaluation.metrics.intervals import macro_f1_interval, wilson_interv
 CLASSIFICATION = Path(__file__).with_name("classification.py")
 
 
-def compute_metrics(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0) -> dict[str, float | list[float]]:
+def compute_metrics(
+    scores: torch.Tensor, labels: torch.Tensor, *, votes: bool = False, seed: int = 0
+) -> dict[str, float | list[float]]:
     """Score a classifier on the test images.
 
     Args:
         scores: float (N, C), larger for likelier classes.
         labels: int64 (N,), in [0, C).
+        votes: whether the scores are votes: then a class with a score of 0 is not among the top 5.
         seed: seed of the bootstrap behind the interval of macro F1.
 
     Returns:
@@ -32,7 +35,7 @@ def compute_metrics(scores: torch.Tensor, labels: torch.Tensor, *, seed: int = 0
         )
     scores, labels = scores.float().cpu().numpy(), labels.cpu().numpy()
     metric = evaluate.load(str(CLASSIFICATION), keep_in_memory=True)
-    values = metric.compute(predictions=scores, references=labels)
+    values = metric.compute(predictions=scores, references=labels, votes=votes)
     intervals = {
         "accuracy_ci95": wilson_interval(values["accuracy"], len(labels)),
         "top5_accuracy_ci95": wilson_interval(values["top5_accuracy"], len(labels)),

@@ -4,9 +4,11 @@ The text is in `model_card_template.md`; what it says of a method comes from the
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import CONFIG_MAPPING, MODEL_FOR_PRETRAINING_MAPPING
 
@@ -20,6 +22,7 @@ from hf_ssl.hub.card.markdown import code, flatten, link, plain
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 LOSS_PICTURE = "loss.png"
 LICENSE = "apache-2.0"
+_PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def write_card(repository: Path) -> Path:
@@ -40,46 +43,72 @@ def write_card(repository: Path) -> Path:
     return card
 
 
-def render_card(repository: Path) -> str:
-    """The text of the card, a function of results.json, the folder's name and the names of its pictures."""
+def render_card(repository: Path, repo_id: str | None = None) -> str:
+    """The text of the card, a function of results.json, the folder's name and the names of its pictures.
+
+    Args:
+        repository: the folder.
+        repo_id: where on the Hub its code finds the model; in the folder itself if not given.
+    """
     results = read_results(repository / "results.json")
+    variables = _variables(repository, results, repo_id)
+    card = ModelCard.from_template(
+        _metadata(results, repository.resolve().name), template_path=str(TEMPLATE), **variables
+    )
+    return str(card).rstrip("\n") + "\n"
+
+
+def render_code_blocks(repository: Path, repo_id: str | None = None) -> list[str]:
+    """The Python blocks of the card.
+
+    They are rendered from the template's and not found in the card, whose other parts hold text of others.
+    """
+    variables = _variables(repository, read_results(repository / "results.json"), repo_id)
+    blocks = _PYTHON_BLOCK.findall(TEMPLATE.read_text(encoding="utf-8"))
+    return [jinja2.Template(block).render(variables) for block in blocks]
+
+
+def _variables(repository: Path, results: dict[str, Any], repo_id: str | None) -> dict[str, Any]:
     name = repository.resolve().name
     model, pretraining, evaluation = results["model"], results["pretraining"], results["evaluation"]
     config_class = CONFIG_MAPPING[model["model_type"]]
     model_class = MODEL_FOR_PRETRAINING_MAPPING[config_class]
     datasets = {section["dataset"] for section in (pretraining, evaluation)}
     local = sorted(dataset for dataset in datasets if dataset != EMBEDDED and not is_hub_id(dataset))
-    card = ModelCard.from_template(
-        _metadata(results, name),
-        template_path=str(TEMPLATE),
-        title=plain(name),
-        name_code=code(name),
-        name_literal=json.dumps(name, ensure_ascii=False),
-        timm_literal=json.dumps(f"local-dir:{name}", ensure_ascii=False),
-        summary=_summary(results),
-        pictures=_pictures(repository, model_class.illustration_columns),
-        results_table=_results_table(evaluation),
-        verdict=compare_intervals(evaluation),
-        protocol=_protocol(evaluation),
-        feature_dim=find_result(results, "pretrained")["feature_dim"],
-        num_classes=evaluation["num_classes"],
-        model_class=model_class.__name__,
-        image_size=model["config"]["image_size"],
-        num_views=len(pretraining["arguments"]["views"]),
-        training_table=_training_table(results),
-        hyperparameters_table=_hyperparameters_table(results),
-        version=pretraining["versions"]["hf_ssl"],
-        commands="\n".join(" ".join(section["command"].split("\n")) for section in (pretraining, evaluation)),
-        local_data=", ".join(plain(dataset) for dataset in local),
-        representation=config_class.description.representation,
-        limits=_limits(results),
-    )
-    return str(card).rstrip("\n") + "\n"
+    commands = [" ".join(section["command"].splitlines()) for section in (pretraining, evaluation)]
+    return {
+        "title": plain(name),
+        "name_code": code(name),
+        "on_hub": repo_id is not None,
+        "name_literal": json.dumps(repo_id or name, ensure_ascii=False),
+        "timm_literal": json.dumps(f"hf-hub:{repo_id}" if repo_id else f"local-dir:{name}", ensure_ascii=False),
+        "summary": _summary(results),
+        "pictures": _pictures(repository, model_class.illustration_columns),
+        "results_table": _results_table(results),
+        "verdict": compare_intervals(evaluation),
+        "protocol": _protocol(evaluation),
+        "checkpoints_table": _checkpoints_table(results),
+        "feature_dim": find_result(results, "pretrained")["feature_dim"],
+        "num_classes": evaluation["num_classes"],
+        "model_class": model_class.__name__,
+        # Through the config, which lets nothing but a number pass into code.
+        "image_size": config_class(**model["config"]).image_size,
+        "num_views": len(pretraining["arguments"]["views"]),
+        "training_table": _training_table(results),
+        "hyperparameters_table": _hyperparameters_table(results),
+        "version": pretraining["versions"]["hf_ssl"],
+        "commands": "\n".join(commands),
+        # A fence that no command can close.
+        "fence": "`" * max([3, *(len(run) + 1 for command in commands for run in re.findall("`+", command))]),
+        "local_data": ", ".join(plain(dataset) for dataset in local),
+        "representation": config_class.description.representation,
+        "limits": _limits(results),
+    }
 
 
 def compare_intervals(evaluation: dict[str, Any]) -> str:
     """What the 95 % intervals of accuracy say of the encoder beside each baseline, one sentence each."""
-    rows = {row["encoder"]: row for row in evaluation["results"]}
+    rows = _rows(evaluation, "linear_probe")
     low, high = rows["pretrained"]["accuracy_ci95"]
     sentences = []
     for encoder, baseline in (("random", "the same encoder at random initialisation"), ("raw_pixels", "raw pixels")):
@@ -94,6 +123,11 @@ def compare_intervals(evaluation: dict[str, Any]) -> str:
         else:
             sentences.append(f"**This run shows no gain over {baseline}**: the 95 % intervals of accuracy overlap.")
     return " ".join(sentences)
+
+
+def _rows(evaluation: dict[str, Any], classifier: str) -> dict[str, dict[str, Any]]:
+    """The rows of one classifier by their encoders."""
+    return {row["encoder"]: row for row in evaluation["results"] if row["classifier"] == classifier}
 
 
 def _metadata(results: dict[str, Any], name: str) -> ModelCardData:
@@ -113,6 +147,9 @@ def _metadata(results: dict[str, Any], name: str) -> ModelCardData:
         ("top5_accuracy", "Top-5 accuracy (linear probe)", result["top5_accuracy"]),
         ("f1", "Macro F1 (linear probe)", result["macro_f1"]),
     )
+    if knn := _rows(evaluation, "knn").get("pretrained"):
+        metrics += (("accuracy", f"Accuracy (kNN, k={evaluation['knn']['k']})", knn["accuracy"]),)
+    base_model = results["pretraining"].get("initialized_from")
     datasets = dict.fromkeys([results["pretraining"]["dataset"], dataset])
     return ModelCardData(
         license=LICENSE,
@@ -128,6 +165,7 @@ def _metadata(results: dict[str, Any], name: str) -> ModelCardData:
             "hf_ssl",
         ],
         datasets=[name for name in datasets if is_hub_id(name)] or None,
+        base_model=base_model if base_model is not None and is_hub_id(base_model) else None,
         metrics=["accuracy", "f1"],
         model_name=name,
         eval_results=[
@@ -175,18 +213,38 @@ def _pictures(repository: Path, illustration_columns: tuple[str, ...]) -> list[d
     return [{"path": f"pictures/{stem}.png", "caption": captions.get(stem, plain(stem))} for stem in stems]
 
 
-def _results_table(evaluation: dict[str, Any]) -> str:
-    rows = [
-        [
-            ENCODERS[row["encoder"]],
+def _results_table(results: dict[str, Any]) -> str:
+    evaluation = results["evaluation"]
+    knn = _rows(evaluation, "knn")
+    header = ["encoder", "features", "accuracy", "top-5 accuracy", "macro F1"]
+    rows = []
+    for encoder, row in _rows(evaluation, "linear_probe").items():
+        cells = [
+            ENCODERS[encoder],
             f"{row['feature_dim']:,}",
             _share(row["accuracy"], row["accuracy_ci95"]),
             _share(row["top5_accuracy"], row["top5_accuracy_ci95"]),
             "{:.3f} [{:.3f}, {:.3f}]".format(row["macro_f1"], *row["macro_f1_ci95"]),
         ]
-        for row in evaluation["results"]
+        if knn:
+            cells.append(_share(knn[encoder]["accuracy"], knn[encoder]["accuracy_ci95"]))
+        rows.append(cells)
+    return format_table([*header, "kNN accuracy"] if knn else header, rows)
+
+
+def _checkpoints_table(results: dict[str, Any]) -> str:
+    """The results of the checkpoints that were published during the pretraining, oldest first; "" if none were."""
+    rows = [
+        [
+            code(checkpoint["tag"]),
+            f"{checkpoint['images_seen']:,}",
+            _share(checkpoint["accuracy"], checkpoint["accuracy_ci95"]),
+            f"{checkpoint['top5_accuracy']:.1%}",
+            f"{checkpoint['macro_f1']:.3f}",
+        ]
+        for checkpoint in results.get("checkpoints", [])
     ]
-    return format_table(["encoder", "features", "accuracy", "top-5 accuracy", "macro F1"], rows)
+    return format_table(["tag", "images seen", "accuracy", "top-5 accuracy", "macro F1"], rows) if rows else ""
 
 
 def _share(value: float, interval: list[float]) -> str:
@@ -200,7 +258,16 @@ def _protocol(evaluation: dict[str, Any]) -> str:
         f"{evaluation['num_train']:,} images (split {code(evaluation['train_split'])}) and measured on "
         f"{evaluation['num_test']:,} others (split {code(evaluation['split'])}) of {_data(evaluation)}, where chance "
         f"is {1 / evaluation['num_classes']:.1%}. In brackets 95 % intervals: Wilson's for accuracies, bootstrap for "
-        "macro F1. The random encoder is the same architecture without any training."
+        "macro F1. The random encoder is the same architecture without any training." + _knn_protocol(evaluation)
+    )
+
+
+def _knn_protocol(evaluation: dict[str, Any]) -> str:
+    if "knn" not in evaluation:
+        return ""
+    return (
+        " The kNN accuracy is that of the same features without any training: the {k} nearest training images vote "
+        "with the weight exp(cosine / {temperature:g}).".format(**evaluation["knn"])
     )
 
 
@@ -216,6 +283,7 @@ def _training_table(results: dict[str, Any]) -> str:
             f"{code(model['backbone'])}, {_millions(model['encoder_parameters'])} parameters "
             f"({_millions(model['parameters'])} while pretraining)",
         ],
+        ["started from", _start(pretraining)],
         ["data", f"{_data(pretraining)}, split {code(pretraining['split'])}, {pretraining['num_images']:,} images"],
         ["views", "; ".join(describe_views(arguments["views"]))],
         ["images seen", f"{pretraining['images_seen']:,} ({pretraining['epochs']:.4g} epochs)"],
@@ -236,6 +304,13 @@ def _training_table(results: dict[str, Any]) -> str:
         ["recipe", f"{code(pretraining['recipe'])}, all of it in {link('recipe.yaml', 'recipe.yaml')}"],
     ]
     return format_table(["", ""], rows)
+
+
+def _start(pretraining: dict[str, Any]) -> str:
+    base = pretraining.get("initialized_from")
+    if base is None:
+        return "random weights"
+    return link(base, f"https://huggingface.co/{base}") if is_hub_id(base) else plain(base)
 
 
 def _millions(parameters: int) -> str:

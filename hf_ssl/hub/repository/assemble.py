@@ -7,7 +7,6 @@ is the model card, made from `results.json`.
 
 import json
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,17 +22,15 @@ from hf_ssl.evaluation.compare import read_runs
 from hf_ssl.evaluation.probe_run import PROBE
 from hf_ssl.evaluation.results import write_results
 from hf_ssl.hub.card.model_card import LICENSE, write_card
+from hf_ssl.hub.repository.layout import WEIGHTS, foreign_files, list_repository
 from hf_ssl.hub.repository.public import public_recipe, public_results
-
-WEIGHTS = ("model.safetensors", "pretraining/model.safetensors")
-FILES = ("README.md", "config.json", "pretraining/config.json", "recipe.yaml", "results.json", *WEIGHTS)
 
 
 def assemble_repository(run: Path, repository: Path, *, weights: bool = True) -> Path:
     """Write an evaluated run as a repository folder; whoever looks meanwhile finds the old folder or the new one.
 
     Args:
-        run: folder of a run that `hf-ssl probe` has completed.
+        run: folder of a run that `hf-ssl evaluate` has completed.
         repository: the folder to write; its name is the model's. An earlier repository folder is replaced.
         weights: False leaves both model.safetensors and the pictures of the data out, as in the project's
             `model_cards/`.
@@ -48,7 +45,7 @@ def assemble_repository(run: Path, repository: Path, *, weights: bool = True) ->
     """
     [results] = read_runs([run])
     if not (run / PROBE).is_file():
-        raise ValueError(f"'{run}' holds no {PROBE}, the classifier; run `hf-ssl probe {run}` first.")
+        raise ValueError(f"'{run}' holds no {PROBE}, the classifier; run `hf-ssl evaluate {run}` first.")
     target = repository.resolve()
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +93,7 @@ def _write_encoder(run: Path, evaluation: dict[str, Any], folder: Path) -> None:
     if probe["weight"].shape != head.weight.shape:
         raise ValueError(
             f"{PROBE} of '{run}' has shape {tuple(probe['weight'].shape)}, where {head.weight.shape[0]} classes and "
-            f"{head.weight.shape[1]} features are due; run `hf-ssl probe {run}` again."
+            f"{head.weight.shape[1]} features are due; run `hf-ssl evaluate {run}` again."
         )
     head.load_state_dict(probe)
     _save_timm(encoder, model.config, evaluation, folder)
@@ -134,9 +131,8 @@ def _check_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise FileExistsError(f"'{target}' is a file; give the path of a folder.")
-    paths = [path for path in target.rglob("*") if path.is_symlink() or not path.is_dir()]
-    files = {path.relative_to(target).as_posix() for path in paths}
-    foreign = sorted(name for name in files if name not in FILES and not fnmatch(name, "pictures/*.png"))
+    files = list_repository(target)
+    foreign = foreign_files(files)
     if files and (foreign or "results.json" not in files):
         raise FileExistsError(
             f"'{target}' holds {foreign[0] if foreign else min(files)} and is no repository folder of a run; "

@@ -171,13 +171,13 @@ def test_a_failure_leaves_the_earlier_repository(simclr_run, tmp_path, monkeypat
 
 def test_a_run_without_its_probe_says_how_to_get_one(simclr_run, tmp_path):
     (simclr_run / "probe.safetensors").unlink()
-    with pytest.raises(ValueError, match=f"run `hf-ssl probe {simclr_run}` first"):
+    with pytest.raises(ValueError, match=f"run `hf-ssl evaluate {simclr_run}` first"):
         assemble_repository(simclr_run, tmp_path / "model")
 
     results = json.loads((simclr_run / "results.json").read_text())
     del results["evaluation"]
     (simclr_run / "results.json").write_text(json.dumps(results))
-    with pytest.raises(ValueError, match=f"run `hf-ssl probe {simclr_run}` first"):
+    with pytest.raises(ValueError, match=f"run `hf-ssl evaluate {simclr_run}` first"):
         assemble_repository(simclr_run, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
