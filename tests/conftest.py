@@ -49,7 +49,7 @@ def hub(monkeypatch):
     for cache in ("hub", "datasets"):
         shutil.rmtree(os.path.join(os.environ["HF_HOME"], cache), ignore_errors=True)
     HfFileSystem.clear_instance_cache()
-    for retrying in (_http.http_backoff, _http.http_stream_backoff):
+    for retrying in (_http.http_backoff, _http.http_stream_backoff.__wrapped__):
         monkeypatch.setitem(retrying.__kwdefaults__, "base_wait_time", 0)
     for interval in ("STREAMING_OPEN_RETRY_INTERVAL", "STREAMING_READ_RETRY_INTERVAL"):
         monkeypatch.setattr(datasets.config, interval, 0)

@@ -24,6 +24,7 @@ import secrets
 import socket
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -205,6 +206,7 @@ class HubServer:
         requests: method and (unquoted) path of all requests in order of arrival, failed ones too; but not of the
             client's question for agent harnesses, which each process asks once, at any time.
         unknown: those to which it knows no answer.
+        sent: bytes of the answers' bodies by path.
         errors: tracebacks of its own failures; the client was answered 500.
     """
 
@@ -219,6 +221,7 @@ class HubServer:
         with self._lock:
             self.requests: list[tuple[str, str]] = []
             self.unknown: list[tuple[str, str]] = []
+            self.sent: Counter[str] = Counter()
             self.errors: list[str] = []
             self._repositories: dict[tuple[str, str], Repository] = {}
             self._tokens: dict[str, Token] = {}
@@ -259,7 +262,10 @@ class HubServer:
             self._tokens[token] = Token(role, user, orgs, read_orgs, scopes or {})
 
     def fail(self, method: str, path: str, status: int = 500, times: float = 1) -> None:
-        """Answer the next `times` (math.inf: all) requests whose path matches a regular expression with an error."""
+        """Answer the next `times` (math.inf: all) requests with an error whose path the expression is found in.
+
+        Of several faults that match a request the first declared happens, until its times are over.
+        """
         with self._lock:
             self._faults.append(Fault(method, re.compile(path), times, status))
 
@@ -270,6 +276,11 @@ class HubServer:
         """
         with self._lock:
             self._faults.append(Fault(method, re.compile(path), times, None, after))
+
+    def heal(self) -> None:
+        """Forget what was to fail."""
+        with self._lock:
+            self._faults.clear()
 
     def repository(self, kind: str, repo_id: str) -> Repository:
         """A repository.
@@ -920,7 +931,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body[: len(answer.body) // 2] if cut else answer.body)
+            part = answer.body[: len(answer.body) // 2] if cut else answer.body
+            self.server.hub.sent[unquote(path)] += len(part)
+            self.wfile.write(part)
         if cut:
             self.wfile.flush()
             self.hang_up()

@@ -106,10 +106,11 @@ class ContactSheet:
         with warnings.catch_warnings():
             # A letter that no font has is drawn as a box.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            self._draw_figure().savefig(file, format="png", dpi=DPI)
+            self.draw().savefig(file, format="png", dpi=DPI)
         write_whole(path, file.getvalue())
 
-    def _draw_figure(self) -> Figure:
+    def draw(self) -> Figure:
+        """The sheet as a figure, each picture an `AxesImage` whose extent is in pixels."""
         labels = sorted(label for label in self.draws if label is not None)
         if not labels:
             return self._draw_pictures([(picture, "") for picture in self.draws[None].pictures], "drawn at random")

@@ -7,6 +7,7 @@ a crop sampled in original coordinates keeps its exact scale and aspect ratio.
 import io
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import PIL.Image
 from PIL.Image import Transpose
@@ -92,15 +93,22 @@ def encoded_bytes(image: dict | None) -> bytes:
 
     Raises:
         UndecodableImageError: there is no image, or its file cannot be read.
+        OSError: the file is on the Hub, which fails.
     """
     if image is None or (image["bytes"] is None and image["path"] is None):
         raise UndecodableImageError("A row holds no image; remove it.")
     if image["bytes"] is not None:
         return image["bytes"]
-    # Image folders are opened without copying the files into Arrow.
+    # Image folders are opened without copying the files into Arrow, or without downloading them from the Hub.
     try:
-        return Path(image["path"]).read_bytes()
+        if "://" not in image["path"]:
+            return Path(image["path"]).read_bytes()
+        with fsspec.open(image["path"]) as file:
+            return file.read()
     except OSError as error:
+        # What a connection does says nothing of the image.
+        if "://" in image["path"] and not isinstance(error, FileNotFoundError):
+            raise
         raise UndecodableImageError(f"An image file cannot be read ({error}); restore it.") from error
 
 

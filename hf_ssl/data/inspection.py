@@ -2,16 +2,21 @@
 
 import hashlib
 import io
+import itertools
+import json
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
 from hf_ssl.data.contact_sheet import ContactSheet
 from hf_ssl.data.decoding import UndecodableImageError, decode_image, encoded_bytes
+from hf_ssl.data.files import write_whole
 from hf_ssl.data.rows import printable, read_rows, reason_of, stated_rows
 from hf_ssl.data.sources import ImageSource
 
@@ -195,19 +200,19 @@ def _inspect_split(
 ) -> tuple[SplitReport, _Columns]:
     report, columns = SplitReport(source.split, stated_rows=stated_rows(source)), _Columns()
     formats, modes = Counter(), Counter()
-    for image, label, look in read_rows(source, _look_at, num_rows=num_images, num_threads=num_threads):
-        row = report.rows
-        report.rows += 1
-        if isinstance(look, str):
-            report.broken.append(Broken(row, look))
-            continue
-        columns.append(row, label, look)
-        report.bytes += look.num_bytes
-        report.turned += look.turned
-        formats[look.format] += 1
-        modes[look.mode] += 1
-        if sheet is not None:
-            sheet.show(image, label)
+    with closing(read_rows(source, _look_at, num_rows=num_images, num_threads=num_threads)) as rows:
+        for row, (image, label, look) in enumerate(rows):
+            report.rows += 1
+            if isinstance(look, str):
+                report.broken.append(Broken(row, look))
+                continue
+            columns.append(row, label, look)
+            report.bytes += look.num_bytes
+            report.turned += look.turned
+            formats[look.format] += 1
+            modes[look.mode] += 1
+            if sheet is not None:
+                sheet.show(image, label)
     report.images = len(columns.rows)
     report.formats, report.modes = dict(formats.most_common()), dict(modes.most_common())
     if report.images:
@@ -236,7 +241,7 @@ def _find_duplicates(reports: Sequence[SplitReport], columns: Sequence[_Columns]
     digests = b"".join(bytes(numbers.digests) for numbers in columns)
     _, identities = np.unique(np.frombuffer(digests, np.dtype((np.void, DIGEST_BYTES))), return_inverse=True)
     bounds = np.cumsum([0, *(len(numbers.rows) for numbers in columns)])
-    by_split = [identities[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    by_split = [identities[start:end] for start, end in itertools.pairwise(bounds)]
     leaks = []
     for index, (report, ids) in enumerate(zip(reports, by_split, strict=True)):
         rows, labels = np.array(columns[index].rows), np.array(columns[index].labels)
@@ -261,13 +266,11 @@ def _find_warnings(reports: Sequence[SplitReport], leaks: Sequence[Leak], whole:
         split = printable(report.split)
         if report.broken:
             warnings.append(
-                f"{split}: {_count(len(report.broken), 'row')} without an image that can be decoded; training replaces "
-                "them by others."
+                f"{split}: {_count(len(report.broken), 'row')} without an image that can be decoded; training takes "
+                "others in their place."
             )
         if report.contradictions:
-            warnings.append(
-                f"{split}: {_count(report.contradictions, 'image')} in twice, under another label the second time."
-            )
+            warnings.append(f"{split}: {_count(report.contradictions, 'image')} there under another label, too.")
         if report.unknown_labels:
             warnings.append(f"{split}: {_count(report.unknown_labels, 'label')} that no class has.")
         if whole and report.class_images and report.images > report.unlabelled and 0 in report.class_images.values():
@@ -276,8 +279,8 @@ def _find_warnings(reports: Sequence[SplitReport], leaks: Sequence[Leak], whole:
         if whole and report.stated_rows not in (None, report.rows):
             warnings.append(f"{split}: {report.rows:,} rows, where the data set states {report.stated_rows:,}.")
     warnings += [
-        f"{printable(leak.split)}: {_count(leak.images, 'image')} also in {printable(leak.of)}, byte for byte; what is "
-        "measured on one is not independent of the other."
+        f"{printable(leak.split)}: {_count(leak.images, 'image')} also in {printable(leak.of)}, byte for byte; what "
+        "is measured on one is not independent of the other."
         for leak in leaks
     ]
     return warnings
@@ -285,6 +288,12 @@ def _find_warnings(reports: Sequence[SplitReport], leaks: Sequence[Leak], whole:
 
 def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def write_inspection(inspection: Inspection, path: Path) -> None:
+    """Write an inspection as JSON: the fields of `Inspection`, with all broken rows."""
+    text = json.dumps(asdict(inspection), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, f"{text}\n".encode())
 
 
 def format_inspection(inspection: Inspection) -> str:

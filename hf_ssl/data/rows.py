@@ -34,17 +34,21 @@ def open_splits(
     Raises:
         FileNotFoundError, ConnectionError, ValueError: as `open_source`.
     """
-    is_stream = dataset != EMBEDDED and not Path(dataset).expanduser().is_dir()
     return [
         open_source(
             dataset,
             split=split,
             image_column=image_column,
             label_column=label_column,
-            num_rows=sys.maxsize if is_stream else None,
+            num_rows=sys.maxsize if is_streamed(dataset) else None,
         )
         for split in splits or split_names(dataset)
     ]
+
+
+def is_streamed(dataset: str) -> bool:
+    """Whether `open_source` looks for a data set on the Hub."""
+    return dataset != EMBEDDED and not Path(dataset).expanduser().is_dir()
 
 
 def stated_rows(source: ImageSource) -> int | None:

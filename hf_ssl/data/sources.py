@@ -4,12 +4,19 @@ Whatever it is, it comes out as one `ImageSource` whose rows hold undecoded imag
 skipping and splitting between ranks cost nothing.
 """
 
+import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
+from datasets.data_files import EmptyDatasetError
+from huggingface_hub import HfFileSystem
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from pyarrow import parquet
 
 from hf_ssl.data.textures import DEFAULT_NUM_IMAGES, make_textures
 
@@ -88,11 +95,12 @@ def open_source(
         split: name of the split, e.g. "train".
         image_column: name of the column with the images.
         label_column: name of the column with integer class labels; None for data without labels.
-        num_rows: number of rows of a stream, needed where its card does not state it.
+        num_rows: number of rows of a stream, needed where neither its card nor its files (parquet) state it.
 
     Raises:
-        FileNotFoundError: the folder or the Hub data set does not exist, or the folder holds no images.
-        ConnectionError: the Hub cannot be reached.
+        FileNotFoundError: the folder or the Hub data set does not exist, or holds no data.
+        ConnectionError: the Hub cannot be reached, or fails.
+        PermissionError: the Hub does not know the token.
         ValueError: unknown split or column, labels that are not integers, number of rows unknown.
     """
     name, revision = dataset, None
@@ -102,9 +110,12 @@ def open_source(
         rows = _open_folder(Path(dataset).expanduser(), split)
     else:
         name, revision = _parse_hub_id(dataset)
-        rows = _open_streams(name, revision)
-        _check_split(name, split, rows)
-        rows = rows[split]
+        streams, files = _open_streams(name, revision)
+        _check_split(name, split, streams)
+        rows = streams[split]
+        if num_rows is None and not _stated_rows(rows, split):
+            with _explain_hub_errors(name, revision):
+                num_rows = _count_parquet_rows(files[split])
     return wrap_dataset(
         rows,
         name=name,
@@ -120,8 +131,9 @@ def split_names(dataset: str) -> list[str]:
     """Names of the splits of whatever `open_source` opens, "train" first.
 
     Raises:
-        FileNotFoundError: the folder or the Hub data set does not exist, or the folder holds no images.
-        ConnectionError: the Hub cannot be reached.
+        FileNotFoundError: the folder or the Hub data set does not exist, or holds no data.
+        ConnectionError: the Hub cannot be reached, or fails.
+        PermissionError: the Hub does not know the token.
     """
     folder = Path(dataset).expanduser()
     if dataset == EMBEDDED:
@@ -129,7 +141,7 @@ def split_names(dataset: str) -> list[str]:
     elif folder.is_dir():
         names = _parquet_shards(folder) or _split_folders(folder)
     else:
-        names = _open_streams(*_parse_hub_id(dataset))
+        names, _ = _open_streams(*_parse_hub_id(dataset))
     return sorted(names, key=lambda name: (name != "train", name))
 
 
@@ -177,6 +189,9 @@ def wrap_dataset(
     if label_column is not None:
         columns.append(label_column)
         class_names = _class_names(name, features[label_column], label_column)
+    if isinstance(dataset, datasets.IterableDataset):
+        # A stream of image files is decoded in spite of the cast, once its columns are selected.
+        dataset = dataset.decode(False)
     dataset = dataset.select_columns(columns).cast_column(image_column, datasets.Image(decode=False))
     return ImageSource(
         name=name,
@@ -209,7 +224,7 @@ def _open_folder(folder: Path, split: str) -> datasets.Dataset:
     splits = _split_folders(folder)
     _check_split(str(folder), split, splits)
     # All splits are listed even though one is opened, so that a class missing from one does not shift labels.
-    files = {name: str(folder / name / "**") for name in splits}
+    files = {name: glob.escape(str(folder / name)) + "/**" for name in splits}
     return datasets.load_dataset("imagefolder", data_files=files, split=split)
 
 
@@ -217,7 +232,7 @@ def _parquet_shards(folder: Path) -> dict[str, list[str]]:
     # "train-00000-of-00017.parquet" is the Hub's way of naming shards, "train.parquet" the single file's.
     by_split: dict[str, list[str]] = {}
     for shard in sorted([*folder.glob("data/*.parquet"), *folder.glob("*.parquet")]):
-        by_split.setdefault(re.sub(r"-\d+(-of-\d+.*)?$", "", shard.stem), []).append(str(shard))
+        by_split.setdefault(re.sub(r"-\d+(-of-\d+.*)?$", "", shard.stem), []).append(glob.escape(str(shard)))
     return by_split
 
 
@@ -231,19 +246,50 @@ def _split_folders(folder: Path) -> list[str]:
     return splits
 
 
-def _open_streams(dataset: str, revision: str | None) -> datasets.IterableDatasetDict:
+def _open_streams(dataset: str, revision: str | None) -> tuple[datasets.IterableDatasetDict, dict[str, list[str]]]:
+    """The rows of each split, and the addresses of the files that hold them."""
+    with _explain_hub_errors(dataset, revision):
+        builder = datasets.load_dataset_builder(dataset, revision=revision)
+        return builder.as_streaming_dataset(), builder.config.data_files
+
+
+@contextmanager
+def _explain_hub_errors(dataset: str, revision: str | None) -> Iterator[None]:
     try:
-        return datasets.load_dataset(dataset, revision=revision, streaming=True)
+        yield
     except datasets.exceptions.DatasetNotFoundError as error:
         raise FileNotFoundError(
             f"{dataset!r} (revision {revision!r}) is neither a local folder nor a data set on the Hub that "
             "you may read: check the name and the revision, or log in with `hf auth login`."
         ) from error
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"{dataset!r} is not a local folder, and the Hub cannot be reached to stream it ({error}): "
-            f'check the network, or give a local folder in the Hub\'s layout, or "{EMBEDDED}".'
+    except (datasets.exceptions.DataFilesNotFoundError, EmptyDatasetError) as error:
+        raise FileNotFoundError(
+            f"{dataset!r} (revision {revision!r}) is on the Hub but holds no data files: choose another one."
         ) from error
+    except (ConnectionError, FileNotFoundError, HTTPError) as error:
+        # A FileNotFoundError that is none of the above is what `datasets` makes of a Hub that answers 500.
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            raise PermissionError(
+                f"The Hub does not know the token with which {dataset!r} was asked for: log in with `hf auth login`, "
+                "or mend HF_TOKEN, or unset it for public data."
+            ) from error
+        raise ConnectionError(
+            f"{dataset!r} is not a local folder, and the Hub cannot be reached to stream it, or fails: check the "
+            f'network and try again, or give a local folder in the Hub\'s layout, or "{EMBEDDED}".'
+        ) from error
+
+
+def _count_parquet_rows(files: list[str]) -> int | None:
+    """Number of rows in parquet files on the Hub, of which only the ends are read; None for other files."""
+    if not all(file.startswith("hf://") and file.endswith(".parquet") for file in files):
+        return None
+
+    def count(file: str) -> int:
+        with HfFileSystem().open(file) as opened:
+            return parquet.read_metadata(opened).num_rows
+
+    with ThreadPoolExecutor(16) as pool:
+        return sum(pool.map(count, files))
 
 
 def _check_split(dataset: str, split: str, available: Iterable[str]) -> None:
@@ -272,11 +318,16 @@ def _count_rows(dataset: datasets.Dataset | datasets.IterableDataset, name: str,
         return dataset.num_rows
     if given is not None:
         return given
-    info = (dataset.info.splits or {}).get(split)
-    # A card without statistics says 0.
-    if info is None or not info.num_examples:
+    stated = _stated_rows(dataset, split)
+    if not stated:
         raise ValueError(
             f"The number of rows of the stream {name!r} ({split}) is unknown, its card does not state it: "
             "give it as num_rows, or download the data set and give the local folder."
         )
-    return info.num_examples
+    return stated
+
+
+def _stated_rows(dataset: datasets.IterableDataset, split: str) -> int:
+    """Number of rows according to the card, 0 where it does not say."""
+    info = (dataset.info.splits or {}).get(split)
+    return info.num_examples if info else 0

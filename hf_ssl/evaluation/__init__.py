@@ -1,1 +1,1 @@
-"""Evaluation of a frozen encoder: features, linear probe, metrics with intervals, results.json."""
+"""Evaluation of a frozen encoder: features, linear probe, kNN, metrics with intervals, results.json."""

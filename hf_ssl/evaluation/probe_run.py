@@ -1,13 +1,10 @@
 """`hf-ssl evaluate RUN`: judge a pretraining run by a linear probe and by kNN, and complete its results.json."""
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -23,6 +20,7 @@ from hf_ssl.evaluation.knn import TEMPERATURE, K
 from hf_ssl.evaluation.pictures import draw_pictures
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import read_results, write_results
+from hf_ssl.randomness import random_states_kept
 from hf_ssl.recipes import check_choices, parse_arguments, read_recipe, take_recipe
 
 PROBE = "probe.safetensors"
@@ -81,26 +79,14 @@ def parse_probe(argv: Sequence[str], examples: Sequence[str] = ()) -> tuple[Path
         read_recipe(recipe) if recipe else {},
         [DataArguments, ProbeArguments],
         prog="hf-ssl evaluate RUN",
-        description="Evaluate a run by a linear probe and by kNN on the features of its frozen encoder, beside a random "
-        "one and\nraw pixels. --config names a recipe of the probe, like probe_mae.",
+        description="Evaluate a run by a linear probe and by kNN on the features of its frozen encoder, beside a\n"
+        "random one and raw pixels. --config names a recipe of the probe, like probe_mae.",
         examples=examples,
     )
     return Path(*runs), data, arguments
 
 
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Give the global random states of Python, numpy, and torch on the CPU and on GPUs back as they were."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()), device_type="cuda"):
-            yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-
-
-@_random_states_kept()
+@random_states_kept()
 def probe_run(
     run: Path, data: DataArguments, arguments: ProbeArguments, command: str, report: Callable[[str], None] = print
 ) -> dict:

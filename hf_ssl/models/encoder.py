@@ -3,32 +3,18 @@
 Both methods put an objective around a [timm](https://github.com/huggingface/pytorch-image-models) model without a
 classifier: `forward_features` gives the tokens of a ViT, in image order behind its class token, or the last feature
 map of a ResNet; `forward_head(pre_logits=True)` pools them to one vector per image.
+
+timm is imported when a backbone is first checked or built.
 """
 
 import difflib
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from transformers.utils import ModelOutput
-
-IMAGE_MEAN: list[float] = list(IMAGENET_DEFAULT_MEAN)
-IMAGE_STD: list[float] = list(IMAGENET_DEFAULT_STD)
-
-
-@dataclass(frozen=True)
-class MethodDescription:
-    """What the comparison table and a model card say of a method, beside what they measure."""
-
-    name: str
-    paper: str
-    pretraining_type: str
-    objective: str
-    complexity: str
-    representation: str
 
 
 @dataclass
@@ -44,24 +30,67 @@ class EncoderOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
 
 
-def check_backbone(backbone: str) -> None:
-    """Raise a `ValueError` that names the nearest models unless timm knows `backbone`."""
+def check_backbone(backbone: str, model_args: dict[str, Any]) -> None:
+    """Check that a backbone is a timm architecture with arguments of the architecture, and nothing to be loaded.
+
+    Configs are downloaded, and `timm.create_model` also takes places on the Hub and on disk, pickles among them.
+
+    Args:
+        backbone: name of a timm model.
+        model_args: what `timm.create_model` is to be given beside.
+
+    Raises:
+        ValueError: if timm does not know `backbone` (the message names the nearest), it is a place, or an argument
+            is not a plain value or is for timm's factory instead of the architecture.
+    """
+    import timm
+
+    if set(backbone) & set("/\\:"):
+        raise ValueError(
+            f"backbone '{backbone}' is a place to load from; give the name of a timm architecture, like 'resnet50': "
+            "weights come from the model's own file."
+        )
     name = backbone.split(".")[0]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists the names."
         raise ValueError(f"backbone '{backbone}' is not a timm model; {hint}")
+    reserved = {"device", "dtype", "feature_cls", "features_only", "num_classes", "out_indices", "pruned"}
+    for factory in (timm.create_model, timm.models.build_model_with_cfg):
+        reserved.update(inspect.signature(factory).parameters)
+    for argument, value in model_args.items():
+        if argument in reserved:
+            raise ValueError(
+                f"backbone_kwargs holds '{argument}', which is not of the architecture but tells timm what to load or "
+                "how to wrap it; leave it out."
+            )
+        if not _is_plain(value):
+            raise ValueError(
+                f"backbone_kwargs holds {value!r} for '{argument}'; give a number, a text, true, false, or a list or "
+                "mapping of these."
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def create_encoder(backbone: str, model_args: dict[str, Any], num_classes: int = 0) -> nn.Module:
     """Build the timm model `backbone`, randomly initialised; with `num_classes=0` its output is the pooled features.
 
     Raises:
-        ValueError: if `model_args` holds an argument that this timm model does not take.
+        ValueError: as `check_backbone`, or if this timm model does not take one of `model_args` or its value.
     """
+    import timm
+
+    check_backbone(backbone, model_args)
     try:
         return timm.create_model(backbone, pretrained=False, num_classes=num_classes, **model_args)
-    except TypeError as error:
+    except (AssertionError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"backbone '{backbone}' cannot be built with {model_args} ({error}); "
             "change backbone_kwargs to arguments that this timm model takes."

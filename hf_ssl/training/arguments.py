@@ -149,13 +149,7 @@ def parse_pretrain(
     recipe_name, argv = take_recipe(argv)
     if recipe_name is None:
         raise UsageError("No recipe was given; add --config with a recipe's name, like simclr_report, or a YAML file.")
-    recipe = read_recipe(recipe_name)
-    model_type = recipe.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"The recipe '{recipe_name}' has the model_type {model_type!r}; set it to a method's, like 'simclr'."
-        )
-    config_class = CONFIG_MAPPING[model_type]
+    recipe, config_class = _read_recipe(recipe_name)
     arguments, model = parse_arguments(
         argv,
         recipe,
@@ -172,6 +166,35 @@ def parse_pretrain(
     if arguments.output_dir is None:
         arguments.output_dir = f"runs/{name}"
     return name, arguments, config_class(**dataclasses.asdict(model))
+
+
+def parse_model(recipe_name: str, argv: Sequence[str], prog: str) -> PreTrainedConfig:
+    """Read the model of a recipe, changed by `[--any_field_of_the_model value …]`; the rest of the recipe stays aside.
+
+    Raises:
+        ValueError: an unknown key or a value that does not fit.
+        FileNotFoundError: an unknown recipe.
+    """
+    recipe, config_class = _read_recipe(recipe_name)
+    model_arguments = _model_arguments(config_class)
+    names = {model_field.name for model_field in dataclasses.fields(model_arguments)}
+    description = "Every field of the recipe's model is a flag; the command line wins."
+    # All of the recipe first, so that a misspelt key of the model is not taken for one of the rest.
+    parse_arguments([], recipe, [PretrainArguments, model_arguments], prog, description)
+    of_the_model = {key: value for key, value in recipe.items() if key in names}
+    (model,) = parse_arguments(argv, of_the_model, [model_arguments], prog, description)
+    return config_class(**dataclasses.asdict(model))
+
+
+def _read_recipe(recipe_name: str) -> tuple[dict[str, Any], type[PreTrainedConfig]]:
+    """A recipe without its `model_type`, and the config class that this names."""
+    recipe = read_recipe(recipe_name)
+    model_type = recipe.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"The recipe '{recipe_name}' has the model_type {model_type!r}; set it to a method's, like 'simclr'."
+        )
+    return recipe, CONFIG_MAPPING[model_type]
 
 
 def _model_arguments(config_class: type[PreTrainedConfig]) -> type:

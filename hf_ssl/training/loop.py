@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_ssl.augment import make_views
 from hf_ssl.data.loader import ImageBatch, ImageLoader
 from hf_ssl.data.sources import open_source
+from hf_ssl.randomness import random_states_kept
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from hf_ssl.training.initialization import create_model
@@ -188,8 +189,9 @@ def pretrain(
             if publishes and not interrupted:
                 if accelerator.is_main_process:
                     snapshot = run / SNAPSHOTS / f"step-{position.step:08d}"
-                    record.write(snapshot, accelerator.unwrap_model(wrapped), position)
-                    publish(snapshot)
+                    with random_states_kept():
+                        record.write(snapshot, accelerator.unwrap_model(wrapped), position)
+                        publish(snapshot)
                 accelerator.wait_for_everyone()
                 progress.restart_clock()
             if interrupted:

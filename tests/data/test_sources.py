@@ -1,6 +1,8 @@
+import math
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from numbered_images import NUM_ROWS, draw
 
@@ -57,21 +59,102 @@ def test_a_class_missing_from_a_split_does_not_shift_the_labels(image_folder):
     assert pixel_and_label(source) == [(25, 1)]
 
 
-def test_a_hub_id_is_streamed_at_its_revision(parquet_folder, monkeypatch):
-    load_dataset = datasets.load_dataset
-    calls = []
+@pytest.fixture
+def numbers_on_hub(hub, numbered_rows):
+    """org/numbers with the numbered images as `datasets` pushes them, the training split in two shards."""
+    splits = datasets.DatasetDict(train=numbered_rows, validation=numbered_rows.select(range(10)))
+    splits.push_to_hub("org/numbers", num_shards={"train": 2, "validation": 1})
+    return hub
 
-    def hub(path, **options):
-        calls.append({"path": path, **options})
-        return load_dataset(str(parquet_folder), streaming=options["streaming"])
 
-    monkeypatch.setattr(datasets, "load_dataset", hub)
-    source = open_source("someone/numbers@abc", split="train", num_rows=NUM_ROWS)
-    assert calls == [{"path": "someone/numbers", "revision": "abc", "streaming": True}]
-    assert source.is_stream and source.revision == "abc"
+def image_and_label(source):
+    return [(row["image"]["bytes"], row["label"]) for row in source.dataset]
+
+
+def test_a_hub_id_is_streamed(numbers_on_hub, parquet_folder):
+    source = open_source("org/numbers", split="train")
+    local = open_source(str(parquet_folder), split="train")
+    assert source.is_stream and not local.is_stream
+    assert (source.name, source.revision, source.num_rows) == ("org/numbers", None, NUM_ROWS)
+    assert source.class_names == local.class_names
+    assert image_and_label(source) == image_and_label(local)
     assert pixel_and_label(source) == [(5 * row, row) for row in range(NUM_ROWS)]
+    assert numbers_on_hub.unknown == []
     with pytest.raises(ValueError, match=r"no split 'test'.*'train', 'validation'"):
-        open_source("someone/numbers@abc", split="test", num_rows=NUM_ROWS)
+        open_source("org/numbers", split="test")
+
+
+def test_a_revision_pins_the_rows(numbers_on_hub, numbered_rows):
+    repository = numbers_on_hub.repository("dataset", "org/numbers")
+    before = repository.branches["main"]
+    datasets.DatasetDict(train=numbered_rows.select(range(3, 8))).push_to_hub("org/numbers")
+    after = repository.branches["main"]
+    pinned, moved = open_source(f"org/numbers@{before}", split="train"), open_source("org/numbers", split="train")
+    assert (pinned.revision, pinned.num_rows, moved.num_rows) == (before, NUM_ROWS, 5)
+    assert [label for _, label in image_and_label(pinned)] == list(range(NUM_ROWS))
+    assert image_and_label(moved) == image_and_label(open_source(f"org/numbers@{after}", split="train"))
+    assert [label for _, label in image_and_label(moved)] == [3, 4, 5, 6, 7]
+    with pytest.raises(FileNotFoundError, match=r"'org/numbers' \(revision 'nothing'\).*check the name and the rev"):
+        open_source("org/numbers@nothing", split="train")
+
+
+def test_rows_that_a_card_does_not_state_are_counted_in_the_parquet_files(hub, numbered_rows):
+    noise = np.random.default_rng(0).bytes(4_000_000)
+    rows = {"image": [{"bytes": noise[row * 100_000 :][:100_000], "path": None} for row in range(40)]}
+    features = datasets.Features(image=datasets.Image())
+    datasets.Dataset.from_dict(rows, features=features).push_to_hub("org/noise", num_shards=2)
+    hub.repository("dataset", "org/noise").commit({"README.md": None})
+    assert open_source("org/noise", split="train", label_column=None).num_rows == 40
+    shards = [count for path, count in hub.sent.items() if path.endswith(".parquet")]
+    assert len(shards) == 2 and 0 < sum(shards) < 0.2 * len(noise)
+
+    files = {f"train/a/{row}.png": draw(row) for row in range(3)}
+    hub.add_repository("dataset", "org/files").commit(files)
+    with pytest.raises(ValueError, match=r"number of rows of the stream 'org/files'.*num_rows"):
+        open_source("org/files", split="train", label_column=None)
+    assert open_source("org/files", split="train", label_column=None, num_rows=3).num_rows == 3
+
+
+def test_data_that_are_not_on_the_hub(hub, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"'org/nothing'.*neither a local folder nor.*hf auth login"):
+        open_source("org/nothing", split="train")
+    hub.add_repository("dataset", "org/empty")
+    with pytest.raises(FileNotFoundError, match="'org/empty'.*holds no data files"):
+        open_source("org/empty", split="train")
+    hub.add_repository("dataset", "bob/secret", private=True)
+    with pytest.raises(FileNotFoundError, match="'bob/secret'.*that you may read"):
+        open_source("bob/secret", split="train")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "notAnyMore" * 3)
+    with pytest.raises(PermissionError, match="does not know the token with which 'org/empty'.*hf auth login"):
+        open_source("org/empty", split="train")
+
+
+BREAKS = {
+    "down": lambda hub: hub.stop(),
+    "500 for the card": lambda hub: hub.fail("HEAD", "README.md", status=500, times=math.inf),
+    "503 for the listing": lambda hub: hub.fail("GET", "/tree/", status=503, times=math.inf),
+    "500 for the shards": lambda hub: hub.fail("GET", "parquet$", status=500, times=math.inf),
+    "lines cut": lambda hub: hub.cut("HEAD", "README.md", times=math.inf),
+}
+
+
+@pytest.mark.parametrize("break_it", BREAKS.values(), ids=BREAKS)
+def test_a_hub_that_fails(numbers_on_hub, break_it):
+    # Without a card the shards are read on opening, for their columns and rows.
+    numbers_on_hub.repository("dataset", "org/numbers").commit({"README.md": b"Numbers."})
+    break_it(numbers_on_hub)
+    with pytest.raises(
+        ConnectionError, match=r"'org/numbers' is not a local folder.*cannot be reached.*or fails.*loc"
+    ):
+        open_source("org/numbers", split="train")
+
+
+def test_a_hub_that_fails_and_recovers(numbers_on_hub, parquet_folder):
+    numbers_on_hub.fail("HEAD", "README.md", status=500, times=2)
+    numbers_on_hub.fail("GET", "parquet$", status=503)
+    source = open_source("org/numbers", split="train")
+    numbers_on_hub.cut("GET", "parquet$", times=3)
+    assert image_and_label(source) == image_and_label(open_source(str(parquet_folder), split="train"))
 
 
 def test_the_rows_of_a_stream_are_counted_by_its_info(numbered_rows):
@@ -90,7 +173,7 @@ def test_other_columns_are_left_out(numbered_rows):
     assert pixel_and_label(source) == [(5 * row, row) for row in range(NUM_ROWS)]
 
 
-def test_errors_name_what_was_given_and_the_fix(parquet_folder, image_folder, tmp_path, monkeypatch):
+def test_errors_name_what_was_given_and_the_fix(parquet_folder, image_folder, tmp_path):
     folder = str(parquet_folder)
     with pytest.raises(FileNotFoundError, match=r"'/no/such/folder' does not exist.*Hub id.*embedded"):
         open_source("/no/such/folder", split="train")
@@ -113,13 +196,6 @@ def test_errors_name_what_was_given_and_the_fix(parquet_folder, image_folder, tm
         open_source(f"{folder}@main", split="train")
     with pytest.raises(ValueError, match=r"num_rows=9 was given.*has 37 rows"):
         open_source(folder, split="train", num_rows=9)
-
-    def no_network(*args, **options):
-        raise ConnectionError("Couldn't reach the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", no_network)
-    with pytest.raises(ConnectionError, match=r"'someone/numbers' is not a local folder.*local folder"):
-        open_source("someone/numbers", split="train")
 
 
 def test_labels_must_be_integer_classes(numbered_rows):

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from hf_ssl.data import ImageLoader, make_textures, wrap_dataset
-from hf_ssl.evaluation.evaluate_encoder import evaluate_linear_probe
+from hf_ssl.evaluation import evaluate_encoder
+from hf_ssl.evaluation.evaluate_encoder import evaluate_encoders
 from hf_ssl.evaluation.features import extract_features
+from hf_ssl.evaluation.knn import knn_scores
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import write_results
 
@@ -44,12 +46,13 @@ def encoders(pooled_encoder):
 @pytest.fixture(scope="module")
 def evaluation(encoders, texture_loaders):
     lines = []
-    outcome = evaluate_linear_probe(encoders, *texture_loaders, num_classes=20, **VIEW, report=lines.append)
+    outcome = evaluate_encoders(encoders, *texture_loaders, num_classes=20, **VIEW, report=lines.append)
     return outcome, lines
 
 
-def test_a_good_encoder_beats_a_bad_one_and_the_pixels(evaluation):
-    accuracies = {row["encoder"]: row["accuracy"] for row in evaluation[0].results}
+@pytest.mark.parametrize("classifier", ["linear_probe", "knn"])
+def test_a_good_encoder_beats_a_bad_one_and_the_pixels(evaluation, classifier):
+    accuracies = {row["encoder"]: row["accuracy"] for row in evaluation[0].results if row["classifier"] == classifier}
     assert list(accuracies) == ["pretrained", "random", "raw_pixels"]
     assert accuracies["pretrained"] > 1.5 * max(accuracies["random"], accuracies["raw_pixels"])
 
@@ -64,6 +67,22 @@ def test_the_folded_classifier_has_the_accuracy_that_is_reported(evaluation, enc
         assert row["feature_dim"] == test.features.shape[1]
 
 
+def test_knn_is_measured_on_the_same_features(evaluation, encoders, texture_loaders):
+    train, test = (extract_features(encoders["random"], loader, **VIEW) for loader in texture_loaders)
+    shares = knn_scores(train.features, train.labels, test.features, 20, k=20, temperature=0.07)
+    [row] = [row for row in evaluation[0].results if (row["encoder"], row["classifier"]) == ("random", "knn")]
+    assert row["accuracy"] == pytest.approx((shares.argmax(dim=1) == test.labels).float().mean().item())
+    own = shares.gather(1, test.labels[:, None])
+    assert row["top5_accuracy"] <= (own > 0).float().mean().item() + 1e-6
+    assert row["feature_dim"] == train.features.shape[1]
+
+
+def test_too_few_images_for_knn_are_refused_before_any_is_read(encoders, texture_loaders, monkeypatch):
+    monkeypatch.setattr(evaluate_encoder, "extract_all", lambda *arguments, **view: pytest.fail("images were read"))
+    with pytest.raises(ValueError, match="1001 neighbours cannot be taken from 1000 training images"):
+        evaluate_encoders(encoders, *texture_loaders, num_classes=20, **VIEW, knn_k=1001)
+
+
 def test_the_outcome_fits_the_schema(evaluation, tmp_path):
     from test_results import RESULTS
 
@@ -73,6 +92,7 @@ def test_the_outcome_fits_the_schema(evaluation, tmp_path):
         num_train=outcome.num_train,
         num_test=outcome.num_test,
         protocol=outcome.protocol,
+        knn={"k": 20, "temperature": 0.07},
         wall_time_s=outcome.wall_time_s,
         results=outcome.results,
     )
@@ -83,18 +103,21 @@ def test_the_outcome_fits_the_schema(evaluation, tmp_path):
 def test_the_protocol_reproduces_the_classifier(evaluation, encoders, texture_loaders):
     outcome = evaluation[0]
     weight_decay = outcome.protocol["chosen_weight_decay"]["random"]
-    again = evaluate_linear_probe(
+    again = evaluate_encoders(
         {"random": encoders["random"]},
         *texture_loaders,
         num_classes=20,
         **VIEW,
         arguments=ProbeArguments(weight_decay=weight_decay),
+        knn_k=None,
         raw_pixels=False,
     )
-    assert again.results == [row for row in outcome.results if row["encoder"] == "random"]
+    expected = [row for row in outcome.results if (row["encoder"], row["classifier"]) == ("random", "linear_probe")]
+    assert again.results == expected
     assert torch.equal(again.classifiers["random"].weight, outcome.classifiers["random"].weight)
 
 
 def test_each_encoder_is_reported(evaluation):
     for name in ("pretrained", "random", "raw_pixels"):
-        assert any(line.startswith(f"{name}: accuracy") for line in evaluation[1])
+        for measured in ("accuracy", "kNN accuracy"):
+            assert any(line.startswith(f"{name}: {measured}") for line in evaluation[1])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_ssl.evaluation.features import extract_features, extract_pixels
+from hf_ssl.evaluation.features import extract_all, extract_features
 from hf_ssl.evaluation.linear_probe import fit_linear_probe
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 
@@ -78,7 +78,7 @@ def test_autocast_features_are_float32_and_close(make_loader, pictures, small_en
 
 
 def test_pixels_are_those_of_the_picture(make_loader, pictures):
-    extracted = extract_pixels(make_loader(pictures, LABELS), output_size=16, device="cpu")
+    extracted = extract_all({}, make_loader(pictures, LABELS), **VIEW)["raw_pixels"]
     expected = torch.from_numpy(pictures).permute(0, 3, 1, 2).flatten(1) / 255
     torch.testing.assert_close(extracted.features, expected)
     assert extracted.labels.tolist() == LABELS
@@ -89,11 +89,26 @@ def test_pixels_of_large_views_are_scaled_down(make_loader):
     levels = np.random.default_rng(0).integers(0, 256, (3, 3), dtype=np.uint8)
     picture = np.kron(levels, np.ones((32, 32), np.uint8))[:64, :64]
     pictures = np.repeat(picture[None, :, :, None], 3, axis=3)
-    extracted = extract_pixels(make_loader(pictures, [0]), output_size=64, device="cpu")
+    extracted = extract_all({}, make_loader(pictures, [0]), **{**VIEW, "output_size": 64})["raw_pixels"]
     assert extracted.features.shape == (1, 3 * 32 * 32)
     image = extracted.features.view(3, 32, 32)
     assert image[:, 8, 8].tolist() == pytest.approx([levels[0, 0] / 255] * 3)
     assert image[:, 24, 8].tolist() == pytest.approx([levels[1, 0] / 255] * 3)
+
+
+def test_together_encoders_give_what_each_gives_alone(make_loader, pictures, small_encoder, pooled_encoder):
+    loader, decoded = make_loader(pictures, LABELS), []
+    mean_pixel = pooled_encoder(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    alone = [extract_features(encoder, loader, **VIEW) for encoder in (small_encoder, mean_pixel)]
+    pixels = extract_all({}, loader, **VIEW)["raw_pixels"]
+
+    epoch = loader.epoch
+    loader.epoch = lambda number: (decoded.append(len(batch.labels)) or batch for batch in epoch(number))
+    together = extract_all({"small": small_encoder, "mean": mean_pixel}, loader, **VIEW)
+    assert list(together) == ["small", "mean", "raw_pixels"]
+    for extracted, expected in zip(together.values(), [*alone, pixels], strict=True):
+        assert torch.equal(extracted.features, expected.features) and extracted.labels.tolist() == LABELS
+    assert sum(decoded) == len(LABELS)
 
 
 def test_a_loader_that_drops_images_is_refused(make_loader, pictures, small_encoder):

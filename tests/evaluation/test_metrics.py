@@ -51,6 +51,23 @@ def test_equal_scores_do_not_count_as_hits():
     assert values["top5_accuracy"] == 0.5
 
 
+def test_a_class_without_votes_is_no_answer():
+    """All neighbours in class 7: only an image of class 7 is found, though 4 of the top 5 places are free."""
+    votes = torch.zeros(10, 10)
+    votes[:, 7] = 1
+    labels = torch.arange(10)
+    values = compute_metrics(votes, labels, votes=True)
+    assert values["top5_accuracy"] == values["accuracy"] == 0.1
+    assert values["top5_accuracy_ci95"] == values["accuracy_ci95"]
+    assert compute_metrics(votes, labels)["top5_accuracy"] == 0.5
+
+
+def test_votes_for_every_class_count_like_other_scores():
+    scores, labels = scores_and_labels(150, 9)
+    shares, labels = torch.from_numpy(scores).softmax(dim=1), torch.from_numpy(labels)
+    assert compute_metrics(shares, labels, votes=True) == compute_metrics(shares, labels)
+
+
 def test_two_processes_score_like_one(no_network, tmp_path):
     scores, labels = scores_and_labels(41, 8)
     results = {}

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hf_ssl.evaluation.results import find_result, read_results, write_results
+from hf_ssl.evaluation.results import find_result, read_results, rows_by_encoder, write_results
 
 ROW = {
     "encoder": "pretrained",
@@ -131,6 +131,11 @@ def test_every_key_of_a_section_is_required(tmp_path, section):
             [0.1],
             r"results\[0\]\.accuracy_ci95: \[0.1\] is too short",
         ),
+        (["evaluation", "results", 0, "classifier"], "svm", r"results\[0\]\.classifier: 'svm' is not one of"),
+        (["evaluation", "results", 0, "classifier"], "knn", "evaluation: 'knn' is a required property"),
+        (["evaluation", "knn"], {"k": 0, "temperature": 0.07}, "evaluation.knn.k: 0 is less than the minimum of 1"),
+        (["evaluation", "knn"], {"k": 20, "temperature": 0}, "evaluation.knn.temperature: 0 is less than or equal"),
+        (["evaluation", "knn"], {"k": 20}, "evaluation.knn: 'temperature' is a required property"),
         (["evaluation", "results", 0, "encoder"], "best", r"results\[0\]\.encoder: 'best' is not one of"),
         (["pretraining", "steps"], 1.5, "pretraining.steps: 1.5 is not of type 'integer'"),
         (["pretraining", "loss_curve", 1], [2], r"loss_curve\[1\]: \[2\] is too short"),
@@ -191,3 +196,18 @@ def test_a_result_is_found_by_its_encoder():
         find_result(RESULTS, "raw_pixels")
     with pytest.raises(KeyError, match="not evaluated"):
         find_result(without(["evaluation"]), "random")
+
+
+def test_the_rows_of_classifiers_are_not_mixed(tmp_path):
+    results = changed(["evaluation", "knn"], {"k": 20, "temperature": 0.07})
+    knn = {**ROW, "classifier": "knn", "accuracy": 0.3}
+    results["evaluation"]["results"] = [knn, *results["evaluation"]["results"]]
+    write_results(tmp_path / "results.json", results)
+    assert find_result(results, "pretrained")["accuracy"] == 0.5
+    assert find_result(results, "pretrained", "knn")["accuracy"] == 0.3
+    assert list(rows_by_encoder(results["evaluation"])) == ["pretrained", "random"]
+    assert rows_by_encoder(results["evaluation"], "knn") == {"pretrained": knn}
+    with pytest.raises(KeyError, match="no knn result of the encoder 'random', only of: pretrained"):
+        find_result(results, "random", "knn")
+    with pytest.raises(KeyError, match="no knn result of the encoder 'random', only of: none;"):
+        find_result(RESULTS, "random", "knn")

@@ -16,7 +16,7 @@ import hf_ssl  # noqa: F401  registers the methods with both mappings
 from hf_ssl.data.sources import EMBEDDED, is_hub_id
 from hf_ssl.evaluation.compare import ENCODERS, describe_views, format_duration, format_table
 from hf_ssl.evaluation.report import draw_losses
-from hf_ssl.evaluation.results import find_result, read_results
+from hf_ssl.evaluation.results import find_result, read_results, rows_by_encoder
 from hf_ssl.hub.card.markdown import code, flatten, link, plain
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -108,7 +108,7 @@ def _variables(repository: Path, results: dict[str, Any], repo_id: str | None) -
 
 def compare_intervals(evaluation: dict[str, Any]) -> str:
     """What the 95 % intervals of accuracy say of the encoder beside each baseline, one sentence each."""
-    rows = _rows(evaluation, "linear_probe")
+    rows = rows_by_encoder(evaluation, "linear_probe")
     low, high = rows["pretrained"]["accuracy_ci95"]
     sentences = []
     for encoder, baseline in (("random", "the same encoder at random initialisation"), ("raw_pixels", "raw pixels")):
@@ -125,11 +125,6 @@ def compare_intervals(evaluation: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _rows(evaluation: dict[str, Any], classifier: str) -> dict[str, dict[str, Any]]:
-    """The rows of one classifier by their encoders."""
-    return {row["encoder"]: row for row in evaluation["results"] if row["classifier"] == classifier}
-
-
 def _metadata(results: dict[str, Any], name: str) -> ModelCardData:
     model, evaluation = results["model"], results["evaluation"]
     result = find_result(results, "pretrained")
@@ -142,13 +137,9 @@ def _metadata(results: dict[str, Any], name: str) -> ModelCardData:
         "dataset_split": evaluation["split"],
         "dataset_revision": evaluation["revision"],
     }
-    metrics = (
-        ("accuracy", "Accuracy (linear probe)", result["accuracy"]),
-        ("top5_accuracy", "Top-5 accuracy (linear probe)", result["top5_accuracy"]),
-        ("f1", "Macro F1 (linear probe)", result["macro_f1"]),
-    )
-    if knn := _rows(evaluation, "knn").get("pretrained"):
-        metrics += (("accuracy", f"Accuracy (kNN, k={evaluation['knn']['k']})", knn["accuracy"]),)
+    protocols = {"linear probe": result}
+    if knn := rows_by_encoder(evaluation, "knn").get("pretrained"):
+        protocols["kNN, k={k}, temperature={temperature:g}".format(**evaluation["knn"])] = knn
     base_model = results["pretraining"].get("initialized_from")
     datasets = dict.fromkeys([results["pretraining"]["dataset"], dataset])
     return ModelCardData(
@@ -176,7 +167,12 @@ def _metadata(results: dict[str, Any], name: str) -> ModelCardData:
                 metric_value=value,
                 metric_args={"average": "macro"} if kind == "f1" else None,
             )
-            for kind, title, value in metrics
+            for protocol, row in protocols.items()
+            for kind, title, value in (
+                ("accuracy", f"Accuracy ({protocol})", row["accuracy"]),
+                ("top5_accuracy", f"Top-5 accuracy ({protocol})", row["top5_accuracy"]),
+                ("f1", f"Macro F1 ({protocol})", row["macro_f1"]),
+            )
         ],
     )
 
@@ -215,10 +211,10 @@ def _pictures(repository: Path, illustration_columns: tuple[str, ...]) -> list[d
 
 def _results_table(results: dict[str, Any]) -> str:
     evaluation = results["evaluation"]
-    knn = _rows(evaluation, "knn")
+    knn = rows_by_encoder(evaluation, "knn")
     header = ["encoder", "features", "accuracy", "top-5 accuracy", "macro F1"]
     rows = []
-    for encoder, row in _rows(evaluation, "linear_probe").items():
+    for encoder, row in rows_by_encoder(evaluation, "linear_probe").items():
         cells = [
             ENCODERS[encoder],
             f"{row['feature_dim']:,}",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -36,6 +37,11 @@ class Repository:
     def is_folder(self) -> bool:
         """Whether it lies here, as transformers decides it too."""
         return Path(self.name).is_dir()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What transformers is told beside the name; code that a repository brings along is not run."""
+        return {"revision": self.revision, "trust_remote_code": False}
 
     @property
     def timm_name(self) -> str:
@@ -85,7 +91,7 @@ def scores_by_name(names: Iterable[str], answers: Iterable[tuple[str, float]]) -
 
 def image_processor(repository: Repository, picture: Image.Image) -> Tensor:
     """Pixels of transformers' image processor."""
-    processor = AutoImageProcessor.from_pretrained(repository.name, revision=repository.revision)
+    processor = AutoImageProcessor.from_pretrained(repository.name, **repository.arguments)
     return processor(picture, return_tensors="pt")["pixel_values"]
 
 
@@ -96,7 +102,7 @@ def timm_transform(model: nn.Module, picture: Image.Image) -> Tensor:
 
 def auto_model(repository: Repository, picture: Image.Image) -> Tensor:
     """Features of transformers' AutoModel."""
-    model = AutoModel.from_pretrained(repository.name, revision=repository.revision)
+    model = AutoModel.from_pretrained(repository.name, **repository.arguments)
     return model(image_processor(repository, picture)).pooler_output
 
 
@@ -104,7 +110,7 @@ def feature_pipeline(repository: Repository, picture: Image.Image) -> Tensor:
     """Features of the pipeline, which gives the last hidden state unless `pool` asks for the pooled one."""
     # On the CPU like every other door: an accelerator multiplies with less precision.
     extractor = pipeline(
-        "image-feature-extraction", model=repository.name, revision=repository.revision, device="cpu", pool=True
+        "image-feature-extraction", model=repository.name, device="cpu", pool=True, **repository.arguments
     )
     return extractor(picture, return_tensors=True)
 
@@ -129,7 +135,7 @@ def timm_maps(repository: Repository, picture: Image.Image) -> Tensor | None:
 
 def auto_classifier(repository: Repository, picture: Image.Image) -> Tensor:
     """Logits of transformers' AutoModelForImageClassification."""
-    model = AutoModelForImageClassification.from_pretrained(repository.name, revision=repository.revision)
+    model = AutoModelForImageClassification.from_pretrained(repository.name, **repository.arguments)
     return model(image_processor(repository, picture)).logits
 
 
@@ -141,9 +147,7 @@ def timm_classifier(repository: Repository, picture: Image.Image) -> Tensor:
 
 def classification_pipeline(repository: Repository, picture: Image.Image) -> Tensor:
     """Scores of all classes by the pipeline, in the order in which its config names them."""
-    classifier = pipeline(
-        "image-classification", model=repository.name, revision=repository.revision, device="cpu"
-    )
+    classifier = pipeline("image-classification", model=repository.name, device="cpu", **repository.arguments)
     config = classifier.model.config
     answers = classifier(picture, top_k=config.num_labels)
     return scores_by_name(config.id2label.values(), ((answer["label"], answer["score"]) for answer in answers))

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
+from transformers.utils import logging
 
 import hf_ssl  # noqa: F401  registers the models with the Auto classes
 from hf_ssl.augment import center_view, render_view
@@ -47,7 +48,7 @@ from hf_ssl.hub.publish.client import call_hub, redact
 TOLERANCE = 1e-4
 # Means and deviations are decimals that pass through JSON.
 NORMALISATION_TOLERANCE = 1e-6
-EVALUATION_VIEW = "evaluation view"
+EVALUATION_VIEW = "AutoImageProcessor, evaluation view"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def check_doors(repository: str | Path, picture: Path | None = None) -> list[Doo
         raise ValueError(f"The results.json of '{place.name}' has no evaluation; write it anew with `hf-ssl card`.")
     weights = _fetch(place, "model.safetensors")
     image = make_picture() if picture is None else load_picture(picture)
-    with torch.no_grad():
+    with torch.no_grad(), _without_load_reports():
         with _naming("AutoImageProcessor", place):
             pixels = image_processor(place, image)
         with _naming(ENCODER_DOOR.name, place):
@@ -101,7 +102,7 @@ def check_doors(repository: str | Path, picture: Path | None = None) -> list[Doo
         with _naming("timm", place):
             stock = timm.create_model(place.timm_name, pretrained=False)
         with _naming("AutoModelForImageClassification", place):
-            logits = _classify(weights, stock.pretrained_cfg["classifier"], features)
+            logits = _load_classifier(stock, weights)(features)
         with _naming("pipeline, image-classification", place):
             names = stock.pretrained_cfg["label_names"]
             # Another number of names than of classes shows below, as another number of scores.
@@ -118,8 +119,9 @@ def check_doors(repository: str | Path, picture: Path | None = None) -> list[Doo
                 given = door.open(place, image)
             if given is not None:
                 rows.append(_compare(door, given, expected[door.gives], place))
-        normalisation = timm.data.resolve_model_data_config(stock)
-        return rows + _compare_view(results, encoder, image, pixels, normalisation, place)
+        with _naming(EVALUATION_VIEW, place):
+            view = _show(image, encoder.config, results)
+        return rows + _compare_view(view, pixels, encoder, timm.data.resolve_model_data_config(stock), place)
 
 
 def doors_table(repositories: Sequence[str], picture: Path | None = None) -> str:
@@ -132,9 +134,7 @@ def doors_table(repositories: Sequence[str], picture: Path | None = None) -> str
     Raises:
         ValueError, OSError: as `check_doors`.
     """
-    checked = [
-        {(row.door, row.what): row for row in check_doors(repository, picture)} for repository in repositories
-    ]
+    checked = [{(row.door, row.what): row for row in check_doors(repository, picture)} for repository in repositories]
     order = [door.name for door in (*STOCK_DOORS, *OWN_DOORS)] + [EVALUATION_VIEW]
     keys = sorted({key: None for rows in checked for key in rows}, key=lambda key: order.index(key[0]))
     table = []
@@ -159,9 +159,9 @@ def pretraining_encoder(repository: Repository, picture: Image.Image) -> Tensor:
 
 def pretraining_model(repository: Repository, picture: Image.Image) -> Tensor:
     """Features of the complete pretraining model, opened by its own class, as the timm model that it gives away."""
-    place = {"subfolder": "pretraining", "revision": repository.revision}
-    config = AutoConfig.from_pretrained(repository.name, trust_remote_code=False, **place)
-    model = MODEL_FOR_PRETRAINING_MAPPING[type(config)].from_pretrained(repository.name, **place)
+    config = AutoConfig.from_pretrained(repository.name, subfolder="pretraining", **repository.arguments)
+    model_class = MODEL_FOR_PRETRAINING_MAPPING[type(config)]
+    model = model_class.from_pretrained(repository.name, subfolder="pretraining", revision=repository.revision)
     return model.to_timm().eval()(image_processor(repository, picture))
 
 
@@ -183,9 +183,7 @@ OWN_DOORS = (
 
 
 def _open_encoder(place: Repository) -> nn.Module:
-    return AutoModel.from_pretrained(
-        place.name, subfolder="pretraining", revision=place.revision, trust_remote_code=False
-    )
+    return AutoModel.from_pretrained(place.name, subfolder="pretraining", **place.arguments)
 
 
 def _fetch(place: Repository, file: str) -> Path:
@@ -200,12 +198,23 @@ def _fetch(place: Repository, file: str) -> Path:
         raise FileNotFoundError(
             f"There is no folder '{place.name}', and it is no Hub id; give what `hf-ssl card` wrote, or ORG/NAME."
         )
-    return Path(
-        call_hub(
-            f"download {file} of {place.name} at {place.revision}",
-            lambda: hf_hub_download(place.name, file, revision=place.revision),
-        )
+    downloaded = call_hub(
+        f"download {file} of {place.name} at {place.revision}",
+        lambda: hf_hub_download(place.name, file, revision=place.revision),
+        repeatable=False,  # it waits and tries again by itself
     )
+    return Path(downloaded)
+
+
+@contextmanager
+def _without_load_reports() -> Iterator[None]:
+    """transformers reports that AutoModel has no use for a classifier; what is really missing shows in the numbers."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextmanager
@@ -214,16 +223,19 @@ def _naming(door: str, place: Repository) -> Iterator[None]:
         yield
     # The libraries raise almost anything on a repository that is not as it should be.
     except Exception as error:
-        said = redact(" ".join(str(error).split()))
+        said = redact(" ".join(str(error).split())).rstrip(".")
         raise ValueError(
             f"The door '{door}' of '{place.name}' does not open ({type(error).__name__}: {said}); write the "
             "repository anew with `hf-ssl card`."
         ) from error
 
 
-def _classify(weights: Path, classifier: str, features: Tensor) -> Tensor:
+def _load_classifier(stock: nn.Module, weights: Path) -> nn.Module:
+    """The classifier alone, read from the file and not by one of the doors."""
+    classifier, name = stock.get_classifier(), stock.pretrained_cfg["classifier"]
     with safe_open(weights, framework="pt") as file:
-        return features @ file.get_tensor(f"{classifier}.weight").T + file.get_tensor(f"{classifier}.bias")
+        classifier.load_state_dict({part: file.get_tensor(f"{name}.{part}") for part in ("weight", "bias")})
+    return classifier
 
 
 def _compare(door: Door, given: Tensor, expected: Tensor, place: Repository) -> DoorRow:
@@ -232,42 +244,35 @@ def _compare(door: Door, given: Tensor, expected: Tensor, place: Repository) -> 
 
 
 def _compare_view(
-    results: dict[str, Any],
-    encoder: nn.Module,
-    picture: Image.Image,
-    pixels: Tensor,
-    normalisation: dict[str, Any],
-    place: Repository,
+    view: Tensor, pixels: Tensor, encoder: nn.Module, normalisation: dict[str, Any], place: Repository
 ) -> list[DoorRow]:
-    """What the probe shows the encoder of a picture, beside the pixels of the image processor."""
-    config: PreTrainedConfig = encoder.config
+    """The view of the probe beside the pixels of the image processor."""
+    _check_shape(EVALUATION_VIEW, "pixels", pixels, view, place)
+    mine = torch.tensor([encoder.config.image_mean, encoder.config.image_std])
+    theirs = torch.tensor([normalisation["mean"], normalisation["std"]])
+    offset = (mine - theirs).abs().max().item()
+    levels = 255 * mine[1, :, None, None]
+    seen, shown = pixels * levels, view * levels
+    distance = (seen - shown).abs().max().item()
+    step = max(seen.diff(dim=dimension).abs().max().item() for dimension in (2, 3))
+    change = _share(encoder(pixels).pooler_output, encoder(view).pooler_output)
+    return [
+        _judge(DoorRow(EVALUATION_VIEW, "mean and std", offset, NORMALISATION_TOLERANCE), place),
+        _judge(DoorRow(EVALUATION_VIEW, "pixels, in levels of 255", distance, step), place),
+        DoorRow(EVALUATION_VIEW, "features of these pixels", change, None),
+    ]
+
+
+def _show(picture: Image.Image, config: PreTrainedConfig, results: dict[str, Any]) -> Tensor:
+    """A picture as the probe showed such to the encoder, (1, 3, image_size, image_size) float32."""
     file = io.BytesIO()
     picture.save(file, "PNG")
-    storage_size = results["pretraining"]["arguments"]["storage_size"] or config.image_size
-    stored, size = decode_image(file.getvalue(), storage_size)
-    parameters = center_view(torch.tensor([size]), results["evaluation"]["crop_fraction"])
-    view = render_view(
-        torch.from_numpy(stored)[None], parameters, config.image_size, config.image_mean, config.image_std
+    stored, size = decode_image(
+        file.getvalue(), results["pretraining"]["arguments"]["storage_size"] or config.image_size
     )
-    _check_shape(EVALUATION_VIEW, "pixels", pixels, view, place)
-
-    levels = 255 * torch.tensor(config.image_std)[:, None, None]
-    seen, shown = pixels * levels, view * levels
-    step = max(seen.diff(dim=dimension).abs().max().item() for dimension in (2, 3))
-    mine = torch.tensor([config.image_mean, config.image_std])
-    theirs = torch.tensor([normalisation["mean"], normalisation["std"]])
-    return [
-        _judge(
-            DoorRow(EVALUATION_VIEW, "mean and std", (mine - theirs).abs().max().item(), NORMALISATION_TOLERANCE), place
-        ),
-        _judge(DoorRow(EVALUATION_VIEW, "pixels, in levels of 255", (seen - shown).abs().max().item(), step), place),
-        DoorRow(
-            EVALUATION_VIEW,
-            "features of these pixels",
-            _share(encoder(pixels).pooler_output, encoder(view).pooler_output),
-            None,
-        ),
-    ]
+    parameters = center_view(torch.tensor([size]), results["evaluation"]["crop_fraction"])
+    images = torch.from_numpy(stored)[None]
+    return render_view(images, parameters, config.image_size, config.image_mean, config.image_std)
 
 
 def _share(given: Tensor, expected: Tensor) -> float:
@@ -287,7 +292,7 @@ def _judge(row: DoorRow, place: Repository) -> DoorRow:
     # Not "above", which NaN is not.
     if not row.max_difference <= row.tolerance:
         raise ValueError(
-            f"The door '{row.door}' of '{place.name}' differs in its {row.what} by {row.max_difference:.2g}, where "
+            f"The door '{row.door}' of '{place.name}' differs by {row.max_difference:.2g} ({row.what}), where "
             f"{row.tolerance:.2g} is allowed; write the repository anew with `hf-ssl card`."
         )
     return row

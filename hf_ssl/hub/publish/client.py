@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -81,13 +82,12 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
-def call_hub(doing: str, call: Callable[[], Result], *, repeatable: bool = True) -> Result:
+def call_hub(doing: str, call: Callable[[], Result]) -> Result:
     """Call the Hub, again after a while if it was a passing failure.
 
     Args:
         doing: what the call does, for messages, such as "upload ana/model".
-        call: the call.
-        repeatable: whether to call again; False where a call whose answer got lost must not be repeated blindly.
+        call: the call, to which it does no harm if it is carried out twice.
 
     Raises:
         PermissionError: no token, an invalid one, or one without the right.
@@ -96,10 +96,14 @@ def call_hub(doing: str, call: Callable[[], Result], *, repeatable: bool = True)
     for wait in (*WAITS, None):
         try:
             return call()
-        except (HubError, PermissionError, FileNotFoundError):
+        except (HubError, PermissionError):
             raise
-        except (HTTPError, OSError) as error:
-            if wait is None or not repeatable or not is_passing(error):
+        except (HTTPError, OSError, RuntimeError) as raised:
+            # The client wraps what stopped the upload of a large file.
+            error = raised.__cause__ if type(raised) is RuntimeError else raised
+            if not isinstance(error, (HTTPError, OSError)):
+                raise
+            if wait is None or not is_passing(error):
                 raise explain(error, doing) from (None if TOKEN.search(str(error)) else error)
         time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
@@ -109,7 +113,8 @@ def is_passing(error: Exception) -> bool:
     """Whether a failure may be gone in a moment: the server's own, or a lost connection."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in PASSING_STATUSES
-    return isinstance(error, HTTPError)
+    # The second is how a download says that the Hub did not answer.
+    return isinstance(error, (HTTPError, LocalEntryNotFoundError))
 
 
 def explain(error: Exception, doing: str) -> OSError:
@@ -144,7 +149,7 @@ def explain(error: Exception, doing: str) -> OSError:
                 f"The Hub answered {status} each time hf_ssl tried to {doing}{said}; try the same command again later."
             )
         return HubError(f"The Hub refused ({status}) to {doing}{said}; mend that and try again.")
-    if isinstance(error, HTTPError):
+    if isinstance(error, (HTTPError, LocalEntryNotFoundError)):
         return HubError(
             f"The Hub at {where} cannot be reached to {doing} ({redact(' '.join(str(error).split()))}); check the "
             "network and try the same command again."

@@ -63,7 +63,8 @@ class TrainingPublisher:
         try:
             results = probe_run(
                 folder,
-                DataArguments(mixed_precision=self.arguments.mixed_precision),
+                # The pixels do not change while a run goes on: the last state has them.
+                DataArguments(mixed_precision=self.arguments.mixed_precision, raw_pixels=not is_snapshot),
                 ProbeArguments(),
                 f"hf-ssl evaluate {folder if is_snapshot else self.run} "
                 f"--mixed_precision {self.arguments.mixed_precision}",

@@ -35,7 +35,7 @@ def _local_datasets(results: dict[str, Any]) -> set[str]:
 def _shorten_all(value: Any, local: Set[str]) -> Any:
     if isinstance(value, dict):
         return {
-            key: _shorten_command(item, local) if key == "command" else _shorten_all(item, local)
+            key: shorten_command(item, local) if key == "command" else _shorten_all(item, local)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -43,7 +43,8 @@ def _shorten_all(value: Any, local: Set[str]) -> Any:
     return _shorten(value, local) if isinstance(value, str) else value
 
 
-def _shorten_command(command: str, local: Set[str]) -> str:
+def shorten_command(command: str, local: Set[str]) -> str:
+    """A command line without the places of files; `local` are the data sets in it that are not on the Hub."""
     words = []
     for word in shlex.split(command):
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)

@@ -1,24 +1,24 @@
 """One model of the app and what it makes of a picture, without Gradio and without asking for a method's name."""
 
 import copy
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig, AutoModelForPreTraining, PreTrainedConfig
 
 import hf_ssl  # noqa: F401  registers the models with the Auto classes
 from hf_ssl.augment import center_view, render_view
 from hf_ssl.data import decode_image
 from hf_ssl.evaluation.results import find_result, read_results
+from hf_ssl.models.encoder import create_encoder
 
 # The slider's ends; a config may allow less.
 MASK_PERCENTAGES = range(5, 96)
-# Small pictures are shown about this large, each pixel as a square.
-SHOWN_SIDE = 320
 
 
 class DemoModel:
@@ -50,7 +50,11 @@ class DemoModel:
         self.result = find_result(results, "pretrained")
         self.config = AutoConfig.from_pretrained(repository, subfolder="pretraining")
         self.storage_size: int = results["pretraining"]["arguments"]["storage_size"] or self.config.image_size
-        self.encoder = timm.create_model(f"local-dir:{repository}", pretrained=True).eval()
+        # The root's weights: the encoder, and the probe as its head.
+        self.encoder = create_encoder(
+            self.config.backbone, self.config.timm_model_args, self.evaluation["num_classes"]
+        ).eval()
+        self.encoder.load_state_dict(load_file(repository / "model.safetensors"))
         self.illustration_columns = MODEL_FOR_PRETRAINING_MAPPING[type(self.config)].illustration_columns
         if self.illustration_columns:
             self.pretraining = AutoModelForPreTraining.from_pretrained(repository, subfolder="pretraining").eval()
@@ -93,8 +97,8 @@ class DemoModel:
     @property
     def mask_percentage(self) -> int | None:
         """Share of the patches that pretraining masks, in percent; None for a model without a mask."""
-        ratio = self.config.to_dict().get("mask_ratio")
-        return None if ratio is None else round(100 * ratio)
+        has_mask = any(field.name == "mask_ratio" for field in dataclasses.fields(self.config))
+        return round(100 * self.config.mask_ratio) if has_mask else None
 
     @property
     def mask_percentages(self) -> tuple[int, int]:
@@ -133,11 +137,10 @@ class DemoModel:
         return [_to_picture(picture) for picture in pictures]
 
     def _config_masking(self, percentage: int) -> PreTrainedConfig:
-        return type(self.config).from_dict({**self.config.to_dict(), "mask_ratio": percentage / 100})
+        # A new config, not a changed one: it checks what it is given.
+        return dataclasses.replace(self.config, mask_ratio=percentage / 100)
 
 
 def _to_picture(picture: torch.Tensor) -> Image.Image:
-    """A picture (3, H, W) in [0, 1], small ones scaled up by a whole number, so that pixels stay sharp."""
-    factor = max(1, round(SHOWN_SIDE / picture.shape[-1]))
-    pixels = (picture * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(pixels.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy())
+    """A picture (3, H, W) in [0, 1]."""
+    return Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

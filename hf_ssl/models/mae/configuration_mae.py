@@ -4,13 +4,13 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from hf_ssl.models.encoder import IMAGE_MEAN, IMAGE_STD, MethodDescription, check_backbone
+from hf_ssl.models.configuration import IMAGE_MEAN, IMAGE_STD, MethodConfig, MethodDescription
+from hf_ssl.models.encoder import check_backbone
 
 
 @strict
-class MAEConfig(PreTrainedConfig):
+class MAEConfig(MethodConfig):
     """Configuration of [`MAEModel`] and [`MAEForPreTraining`]; the defaults are the paper's ViT-Base.
 
     Args:
@@ -59,7 +59,7 @@ class MAEConfig(PreTrainedConfig):
     )
 
     def __post_init__(self, **kwargs):
-        check_backbone(self.backbone)
+        check_backbone(self.backbone, self.backbone_kwargs)
         if self.patch_size < 1 or self.image_size % self.patch_size:
             whole = max(self.image_size // max(self.patch_size, 1), 1) * self.patch_size
             raise ValueError(

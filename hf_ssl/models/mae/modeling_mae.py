@@ -14,13 +14,13 @@ import torch
 from timm.layers import LayerScale
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_ssl.models.encoder import EncoderOutput, create_encoder
 from hf_ssl.models.mae.configuration_mae import MAEConfig
 from hf_ssl.models.mae.patches import patchify, sincos_position_embedding, unpatchify
+from hf_ssl.models.modeling import MethodPreTrainedModel
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -40,14 +40,10 @@ class MAEOutput(ModelOutput):
     mask: torch.FloatTensor | None = None
 
 
-class MAEPreTrainedModel(PreTrainedModel):
+class MAEPreTrainedModel(MethodPreTrainedModel):
     """The encoder, at the top level as in the official code and shared by both classes, and its initialisation."""
 
     config_class = MAEConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
 
     def __init__(self, config: MAEConfig):
         super().__init__(config)

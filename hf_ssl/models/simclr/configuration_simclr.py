@@ -4,13 +4,13 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from hf_ssl.models.encoder import IMAGE_MEAN, IMAGE_STD, MethodDescription, check_backbone
+from hf_ssl.models.configuration import IMAGE_MEAN, IMAGE_STD, MethodConfig, MethodDescription
+from hf_ssl.models.encoder import check_backbone
 
 
 @strict
-class SimCLRConfig(PreTrainedConfig):
+class SimCLRConfig(MethodConfig):
     """Configuration of [`SimCLRModel`] and [`SimCLRForPreTraining`].
 
     Args:
@@ -52,7 +52,7 @@ class SimCLRConfig(PreTrainedConfig):
     )
 
     def __post_init__(self, **kwargs):
-        check_backbone(self.backbone)
+        check_backbone(self.backbone, self.backbone_kwargs)
         if self.projection_norm not in ("all", "hidden", "none"):
             raise ValueError(
                 f"projection_norm '{self.projection_norm}' is not known; choose 'all', 'hidden' or 'none'."

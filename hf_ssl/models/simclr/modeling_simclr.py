@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_ssl.losses.nt_xent import NTXentLoss
 from hf_ssl.models.encoder import EncoderOutput, create_encoder
+from hf_ssl.models.modeling import MethodPreTrainedModel
 from hf_ssl.models.simclr.configuration_simclr import SimCLRConfig
 
 
@@ -28,14 +28,10 @@ class SimCLROutput(ModelOutput):
     projections: torch.FloatTensor | None = None
 
 
-class SimCLRPreTrainedModel(PreTrainedModel):
+class SimCLRPreTrainedModel(MethodPreTrainedModel):
     """The encoder f(·), shared by both classes, and its initialisation."""
 
     config_class = SimCLRConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
 
     def __init__(self, config: SimCLRConfig):
         super().__init__(config)

@@ -106,7 +106,8 @@ def test_committed_cards_are_the_generated_ones(folder):
 
 def rows(pretrained, **baselines):
     intervals = {"pretrained": pretrained, **baselines}
-    return {"results": [{"encoder": name, "accuracy_ci95": interval} for name, interval in intervals.items()]}
+    row = {"classifier": "linear_probe"}
+    return {"results": [{**row, "encoder": name, "accuracy_ci95": interval} for name, interval in intervals.items()]}
 
 
 def test_the_verdict_follows_from_the_intervals():
@@ -116,6 +117,14 @@ def test_the_verdict_follows_from_the_intervals():
     assert "no gain over the same" in overlap and "random initialisation" in overlap
     assert "below that of raw pixels" in pixels
     assert "not compared with the same encoder at random" in compare_intervals(rows([0.3, 0.4]))
+
+
+def test_the_verdict_is_on_the_linear_probe():
+    evaluation = rows([0.3, 0.4], random=[0.1, 0.2])
+    verdict = compare_intervals(evaluation)
+    for encoder, interval in (("pretrained", [0.0, 0.1]), ("random", [0.5, 0.6]), ("raw_pixels", [0.5, 0.6])):
+        evaluation["results"].append({"encoder": encoder, "classifier": "knn", "accuracy_ci95": interval})
+    assert compare_intervals(evaluation) == verdict
 
 
 NASTY = [

@@ -5,26 +5,28 @@
 The models, an index of training images and hf_ssl itself lie beside this file, where `hf-ssl space` put them.
 """
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
-from PIL import Image
 
 from hf_ssl.data import UndecodableImageError
+from hf_ssl.evaluation.compare import ENCODERS
 from hf_ssl.hub.card.markdown import code, plain
+from hf_ssl.hub.space import gallery
 from hf_ssl.hub.space.demo_model import DemoModel
-from hf_ssl.hub.space.image_index import ImageIndex, Neighbor
+from hf_ssl.hub.space.image_index import ImageIndex
 
-NUM_NEIGHBORS = 8
+NUM_NEIGHBORS = 12
 NUM_CLASSES = 5
 # Fonts that every system has, so that nothing is fetched from elsewhere.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-CSS = """
-.pixels img { image-rendering: pixelated; }
+CSS = f"""{gallery.CSS}
+.room > div {{ padding: 0 !important; }}
+.upload img {{ width: 100%; height: 100%; object-fit: contain; }}
+@media (max-width: 640px) {{ .tab-container button {{ padding: 0 7px !important; font-size: 13px; }} }}
 """
 
 
@@ -34,29 +36,30 @@ def build_app(folder: Path) -> gr.Blocks:
     models = [DemoModel(folder / "models" / name) for name in about["models"]]
     index = ImageIndex.read(folder / "index")
     drawing = [model for model in models if model.illustration_columns]
-    examples = sorted((folder / "examples").glob("*.jpg"))
+    examples = [str(path) for path in sorted((folder / "examples").glob("*.jpg"))]
 
     # An upload comes as it is (preprocess=False): the models decode it themselves, as their probes did.
     def look(upload: dict[str, Any] | None, percentage: float, seed: int) -> list[Any]:
         views = read_views(upload, models)
         if views is None:
             return [None] * len(outputs)
-        galleries, classes = [], []
+        neighbors, classes = [], []
         for model, view in zip(models, views, strict=True):
             features, scores = model.encode(view)
-            galleries.append([show(neighbor) for neighbor in index.nearest(model.name, features[0], NUM_NEIGHBORS)])
+            neighbors.append(gallery.show_neighbors(index.nearest(model.name, features[0], NUM_NEIGHBORS)))
             classes.append(dict(model.name_classes(scores[0], NUM_CLASSES)))
-        return [*galleries, *classes, *draw(upload, percentage, seed)]
+        return [*neighbors, *classes, *draw(upload, percentage, seed)]
 
-    def draw(upload: dict[str, Any] | None, percentage: float, seed: int) -> list[Image.Image | None]:
+    def draw(upload: dict[str, Any] | None, percentage: float, seed: int) -> list[str | None]:
         views = read_views(upload, drawing)
         if views is None:
-            return [None] * len(pictures)
-        return [
-            picture
-            for model, view in zip(drawing, views, strict=True)
-            for picture in model.reconstruct(view, None if model.mask_percentage is None else round(percentage), seed)
-        ]
+            return [None] * len(drawing)
+        illustrations = []
+        for model, view in zip(drawing, views, strict=True):
+            share = None if model.mask_percentage is None else round(percentage)
+            pictures = model.reconstruct(view, share, seed)
+            illustrations.append(gallery.show_illustration(pictures, model.illustration_columns))
+        return illustrations
 
     def draw_another(upload: dict[str, Any] | None, percentage: float, seed: int) -> list[Any]:
         if upload is None:
@@ -69,46 +72,43 @@ def build_app(folder: Path) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 upload = gr.Image(
-                    value=str(examples[0]),
+                    value=examples[0],
                     label="Your picture",
                     sources=["upload", "clipboard"],
                     height=300,
                     buttons=[],
-                    elem_classes="pixels",
+                    elem_classes="upload",
                 )
-                gr.Examples([str(path) for path in examples], upload, label="Examples, from the test images")
+                gr.Examples(examples, upload, label="Examples, from the test images")
             with gr.Column(scale=3, min_width=320), gr.Tabs():
                 with gr.Tab("Reconstruction", visible=bool(drawing)):
-                    masking = [model for model in drawing if model.mask_percentage is not None]
-                    with gr.Row(equal_height=True):
-                        percentage = build_slider(masking)
-                        another = gr.Button("Another mask", scale=0, min_width=140)
-                    pictures = [picture for model in drawing for picture in build_pictures(model)]
+                    percentage = build_slider([model for model in drawing if model.mask_percentage is not None])
+                    illustrations = [build_html(model) for model in drawing]
+                    another = gr.Button("Another mask", size="md")
                 with gr.Tab("Nearest images"):
                     gr.Markdown(
-                        f"Of {len(index.pictures):,} images of {plain(index.dataset)}, split {code(index.split)}, those "
-                        "whose features are most like the picture's, by the cosine of the angle between them."
+                        f"Of {len(index.pictures):,} images of {plain(index.dataset)}, split {code(index.split)}, "
+                        "those whose features are most like the picture's, by the cosine of the angle between them."
                     )
                     with gr.Row():
-                        galleries = [
-                            gr.Gallery(label=name(model), columns=4, object_fit="contain", format="png", buttons=[])
-                            for model in models
-                        ]
+                        neighbors = [build_html(model) for model in models]
                 with gr.Tab("Classes"):
                     gr.Markdown(
                         "What a linear classifier reads off the frozen features. **The scores are not calibrated**: "
-                        "90 % does not mean right nine times in ten, and one of its classes is named whatever the "
+                        "90 % does not mean right nine times in ten, and one of the classes is named whatever the "
                         "picture shows."
                     )
                     with gr.Row():
                         classes = [build_classes(model) for model in models]
 
-        outputs = [*galleries, *classes, *pictures]
+        outputs = [*neighbors, *classes, *illustrations]
         inputs = [upload, percentage, seed]
         gr.on([app.load, upload.change], look, inputs, outputs, preprocess=False, show_progress="minimal")
         # While the slider moves, its last position is drawn next.
-        percentage.change(draw, inputs, pictures, preprocess=False, show_progress="hidden", trigger_mode="always_last")
-        another.click(draw_another, inputs, [seed, *pictures], preprocess=False, show_progress="hidden")
+        percentage.change(
+            draw, inputs, illustrations, preprocess=False, show_progress="hidden", trigger_mode="always_last"
+        )
+        another.click(draw_another, inputs, [seed, *illustrations], preprocess=False, show_progress="hidden")
     return app
 
 
@@ -122,19 +122,6 @@ def read_views(upload: dict[str, Any] | None, models: list[DemoModel]) -> list[t
     except UndecodableImageError:
         gr.Warning("This file is no picture that can be read; take a JPEG or a PNG, for example.")
         return None
-
-
-def show(neighbor: Neighbor) -> tuple[Image.Image, str]:
-    """A picture of a gallery and what stands below it."""
-    caption = f"{neighbor.similarity:.3f}"
-    if neighbor.class_name is not None:
-        caption += f" · {neighbor.class_name}"
-    return Image.open(io.BytesIO(neighbor.picture)), caption
-
-
-def name(model: DemoModel) -> str:
-    """A model's method and name."""
-    return f"{model.method} · {model.name}"
 
 
 def describe_models(models: list[DemoModel]) -> str:
@@ -157,25 +144,29 @@ def build_slider(masking: list[DemoModel]) -> gr.Slider:
     )
 
 
-def build_pictures(model: DemoModel) -> list[gr.Image]:
-    """A row of what one model draws."""
-    gr.Markdown(f"**{plain(name(model))}**")
-    with gr.Row():
-        return [
-            gr.Image(label=title, format="png", interactive=False, buttons=[], min_width=140, elem_classes="pixels")
-            for title in model.illustration_columns
-        ]
+def build_html(model: DemoModel) -> gr.HTML:
+    """Room for pictures below the model's name."""
+    with gr.Column(min_width=280):
+        gr.Markdown(f"**{plain(model.method)}** · {plain(model.name)}")
+        return gr.HTML(elem_classes="room")
 
 
 def build_classes(model: DemoModel) -> gr.Label:
-    """The classes that one model names, and how often it was right."""
-    with gr.Column(min_width=260):
-        label = gr.Label(label=name(model), num_top_classes=NUM_CLASSES, show_heading=False)
-        low, high = model.result["accuracy_ci95"]
+    """Room for the classes that a model names, above how often it was right."""
+    evaluation, result = model.evaluation, model.result
+    low, high = result["accuracy_ci95"]
+    baselines = [
+        f"{ENCODERS[row['encoder']]}: {row['accuracy']:.1%}"
+        for row in evaluation["results"]
+        if row["encoder"] != "pretrained"
+    ]
+    compared = ", ".join([*baselines, f"chance: {1 / evaluation['num_classes']:.1%}"])
+    with gr.Column(min_width=280):
+        label = gr.Label(label=f"{model.method} · {model.name}", num_top_classes=NUM_CLASSES, show_heading=False)
         gr.Markdown(
-            f"Measured: right on {model.result['accuracy']:.1%} of {model.evaluation['num_test']:,} test images of "
-            f"{plain(model.evaluation['dataset'])} (95 % interval {low:.1%} to {high:.1%}); its five first answers hold "
-            f"the right one on {model.result['top5_accuracy']:.1%}. Chance is {1 / model.evaluation['num_classes']:.1%}."
+            f"Measured: right on **{result['accuracy']:.1%}** of {evaluation['num_test']:,} test images of "
+            f"{plain(evaluation['dataset'])} (95 % interval {low:.1%} to {high:.1%}), with the right class among the "
+            f"first five on {result['top5_accuracy']:.1%}. For comparison: {compared}."
         )
     return label
 
