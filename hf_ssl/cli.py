@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 
 from hf_ssl.errors import UsageError
+from hf_ssl.registration import call_after_import
 
 # The journey: the commands in the order in which they are used, each with its module in hf_ssl.commands.
 JOURNEY = {
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt as interruption:
-        print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)
+        print(f"\n{str(interruption) or 'Interrupted.'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it closes the pipe.
@@ -97,7 +98,7 @@ def describe_journey() -> str:
     lines += [
         "",
         "`hf-ssl COMMAND --help` says more, with examples. --debug shows the traceback of an error.",
-        "Exit status: 0, 1 a command failed, 2 the command line was not understood, 130 interrupted.",
+        "Exit status: 0 done, 1 failed, 2 the command line was not understood, 130 interrupted.",
     ]
     return "\n".join(lines)
 
@@ -107,9 +108,14 @@ def _quiet_libraries() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    def disable_loading_bars() -> None:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+    # Whenever that is: importing transformers takes a second, which a wrong command line need not wait for.
+    call_after_import("transformers.utils.logging", disable_loading_bars)
 
 
 def _red(text: str) -> str:

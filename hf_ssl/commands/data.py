@@ -110,14 +110,11 @@ def _copy(arguments: argparse.Namespace, command: str) -> None:
         "num_images": arguments.num_images,
         "num_threads": arguments.num_threads,
     }
-    if arguments.push_to_hub is None:
-        print(format_copy(copy_dataset(arguments.dataset, arguments.output, **options)))
-        print(f"The copy is in {arguments.output}.")
+    if arguments.push_to_hub is not None:
+        copy_and_push(arguments.dataset, arguments.output, arguments.push_to_hub, private=arguments.private, **options)
         return
-    record = copy_and_push(
-        arguments.dataset, arguments.output, arguments.push_to_hub, private=arguments.private, **options
-    )
-    print(format_copy(record))
+    print(format_copy(copy_dataset(arguments.dataset, arguments.output, **options)))
+    print(f"The copy is in {arguments.output}.")
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -55,10 +55,10 @@ def build_mae(pooling):
 BUILDERS = {"simclr": build_simclr, "mae-mean": lambda: build_mae("mean"), "mae-cls": lambda: build_mae("cls")}
 
 
-def result_row(encoder, accuracy, features):
+def result_row(encoder, accuracy, features, classifier="linear_probe"):
     around = {"accuracy": accuracy, "top5_accuracy": accuracy + 0.2, "macro_f1": accuracy - 0.01}
     intervals = {f"{name}_ci95": [value - 0.03, value + 0.03] for name, value in around.items()}
-    return {"encoder": encoder, "classifier": "linear_probe", **around, **intervals, "feature_dim": features}
+    return {"encoder": encoder, "classifier": classifier, **around, **intervals, "feature_dim": features}
 
 
 def write_run(run, model, *, dataset, revision, class_names=CLASS_NAMES):
@@ -120,12 +120,16 @@ def write_run(run, model, *, dataset, revision, class_names=CLASS_NAMES):
             "crop_fraction": 0.875,
             "protocol": {**dataclasses.asdict(ProbeArguments()), "chosen_weight_decay": {"pretrained": 0.01}},
             "wall_time_s": 20.0,
-            "command": shlex.join(["hf-ssl", "probe", str(run)]),
+            "command": shlex.join(["hf-ssl", "evaluate", str(run)]),
             "results": [
                 result_row("pretrained", 0.4567, features),
                 result_row("random", 0.2345, features),
                 result_row("raw_pixels", 0.4432, 3072),
+                result_row("pretrained", 0.3571, features, "knn"),
+                result_row("random", 0.1592, features, "knn"),
+                result_row("raw_pixels", 0.1618, 3072, "knn"),
             ],
+            "knn": {"k": 20, "temperature": 0.07},
         },
     }
     write_results(run / "results.json", results)

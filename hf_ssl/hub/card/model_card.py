@@ -65,7 +65,7 @@ def render_code_blocks(repository: Path, repo_id: str | None = None) -> list[str
     """
     variables = _variables(repository, read_results(repository / "results.json"), repo_id)
     blocks = _PYTHON_BLOCK.findall(TEMPLATE.read_text(encoding="utf-8"))
-    return [jinja2.Template(block).render(variables) for block in blocks]
+    return [jinja2.Template(block, keep_trailing_newline=True).render(variables) for block in blocks]
 
 
 def _variables(repository: Path, results: dict[str, Any], repo_id: str | None) -> dict[str, Any]:

@@ -183,7 +183,9 @@ def _open_repository(folder: Path, name: str) -> Source:
             f"'{name}' sees images by the crop_mode '{seen['crop_mode']}', which the stock image processor does not "
             "know; load it with timm installed."
         )
-    encoder = create_encoder(config["architecture"], config.get("model_args", {}), config["num_classes"])
+    # timm says it there once more.
+    model_args = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
+    encoder = create_encoder(config["architecture"], model_args, config["num_classes"])
     _load(encoder, folder / "model.safetensors")
     class_names = config.get("label_names") or [f"LABEL_{index}" for index in range(config["num_classes"])]
     return Source(
@@ -261,6 +263,11 @@ def _check(folder: Path, source: Source, layout: Layout) -> float:
         pairs.append(("logits", outputs[1].logits, source.encoder.forward_head(features)))
     largest = 0.0
     for name, got, due in pairs:
+        if got.shape != due.shape:
+            raise ValueError(
+                f"The encoder is none that the stock {kind} can hold: its {name} is {tuple(due.shape)} for two "
+                f"images, not {tuple(got.shape)}; load the repository folder itself, with timm installed."
+            )
         difference = (got - due).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, due.abs().max().item()):
             raise ValueError(

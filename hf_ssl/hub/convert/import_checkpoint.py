@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from os.path import commonprefix
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -234,11 +235,12 @@ def _count_by_prefix(
 
 
 def _by_part(names: Iterable[str], prefix: str = "") -> dict[str, int]:
-    """Names counted by their first component, or by the one behind `prefix`."""
+    """Names counted by as many of their components as tell them from `prefix`."""
     parts = Counter()
     for name in sorted(names):
-        inside = prefix if name.startswith(prefix) else ""
-        parts[inside + name.removeprefix(inside).split(".")[0]] += 1
+        components = name.split(".")
+        shared = len(commonprefix([components, prefix.split(".")[:-1]]))
+        parts[".".join(components[: shared + 1])] += 1
     return dict(parts)
 
 

@@ -116,7 +116,7 @@ def _vit(encoder: VisionTransformer, class_names: list[str] | None) -> Layout:
         num_hidden_layers=len(encoder.blocks),
         num_attention_heads=first.attn.num_heads,
         intermediate_size=first.mlp.fc1.out_features,
-        hidden_act=_activation(first.mlp.act, "ViTModel"),
+        hidden_act=_activation(first.mlp.act),
         layer_norm_eps=encoder.norm.eps,
         image_size=_side(encoder.patch_embed.img_size),
         patch_size=_side(encoder.patch_embed.patch_size),
@@ -143,13 +143,15 @@ def _resnet(encoder: ResNet, class_names: list[str] | None) -> Layout:
             for mine, stock in table.items():
                 modules[f"layer{stage + 1}.{index}.{mine}"] = f"encoder.stages.{stage}.layers.{index}.{stock}"
     weights = _rename(_without_classifier(encoder), modules, "ResNetModel")
+    # The stock model's hidden_act leaves out the activations inside a block.
+    if not isinstance(encoder.act1, nn.ReLU):
+        raise _refusal("ResNetModel", f"has the activation {type(encoder.act1).__name__}, not ReLU")
     config = ResNetConfig(
         num_channels=encoder.conv1.in_channels,
         embedding_size=encoder.conv1.out_channels,
         hidden_sizes=[info["num_chs"] for info in encoder.feature_info[1:]],
         depths=[len(blocks) for blocks in stages],
         layer_type="bottleneck" if isinstance(stages[0][0], Bottleneck) else "basic",
-        hidden_act=_activation(encoder.act1, "ResNetModel"),
     )
     has_classifier = class_names is not None
     if has_classifier:
@@ -188,10 +190,10 @@ def _rename(state: dict[str, Tensor], modules: Mapping[str, str | tuple[str, ...
     return renamed
 
 
-def _activation(module: nn.Module, model: str) -> str:
+def _activation(module: nn.Module) -> str:
     name = type(module).__name__
     if name not in ACTIVATIONS:
-        raise _refusal(model, f"has the activation {name}, not one of {', '.join(ACTIVATIONS)}")
+        raise _refusal("ViTModel", f"has the activation {name}, not one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from hf_ssl.hub.doors.stock import (
     scores_by_name,
     timm_transform,
 )
-from hf_ssl.hub.publish.client import call_hub, redact
+from hf_ssl.hub.publish.client import explain, redact
 
 TOLERANCE = 1e-4
 # Means and deviations are decimals that pass through JSON.
@@ -198,12 +199,11 @@ def _fetch(place: Repository, file: str) -> Path:
         raise FileNotFoundError(
             f"There is no folder '{place.name}', and it is no Hub id; give what `hf-ssl card` wrote, or ORG/NAME."
         )
-    downloaded = call_hub(
-        f"download {file} of {place.name} at {place.revision}",
-        lambda: hf_hub_download(place.name, file, revision=place.revision),
-        repeatable=False,  # it waits and tries again by itself
-    )
-    return Path(downloaded)
+    # Not through call_hub: a download waits and tries again by itself, half a minute where there is no network.
+    try:
+        return Path(hf_hub_download(place.name, file, revision=place.revision))
+    except (HTTPError, OSError) as error:
+        raise explain(error, f"download {file} of {place.name} at {place.revision}") from error
 
 
 @contextmanager

@@ -195,7 +195,7 @@ def copy_and_push(
     private: bool = False,
     report: Callable[[str], None] = print,
     **copy: Any,
-) -> dict[str, Any]:
+) -> None:
     """Make a copy and push it. Whatever can be known to fail on the Hub fails before the copy is made.
 
     Args:
@@ -206,9 +206,6 @@ def copy_and_push(
         report: called with a line of text as each step ends.
         copy: further arguments of `copy_dataset`.
 
-    Returns:
-        The copy's record.
-
     Raises:
         As `copy_dataset` and `push_copy`.
     """
@@ -217,7 +214,7 @@ def copy_and_push(
     scratch = None if output is not None else Path(tempfile.mkdtemp(prefix="hf_ssl-data-"))
     folder = output if scratch is None else scratch / repo_id.split("/")[1]
     try:
-        record = copy_dataset(dataset, folder, **copy)
+        report(format_copy(copy_dataset(dataset, folder, **copy)))
     except BaseException:
         if scratch is not None:
             shutil.rmtree(scratch)
@@ -229,7 +226,6 @@ def copy_and_push(
         raise
     if scratch is not None:
         shutil.rmtree(scratch)
-    return record
 
 
 def is_copy(paths: set[str]) -> bool:

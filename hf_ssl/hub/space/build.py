@@ -220,7 +220,7 @@ def _render_readme(title: str, ids: Sequence[str], models: Sequence[DemoModel], 
         metadata,
         template_str=TEMPLATE,
         title=plain(title),
-        reconstruct=f"see what {_enumerate(drawing)} makes of a part of it, " if drawing else "see ",
+        reconstruct=f"what {_enumerate(drawing)} makes of a part of it, " if drawing else "",
         models=_enumerate(names.get(model.name, code(model.name)) for model in models),
         num_images=f"{len(index.pictures):,}",
         dataset=plain(index.dataset),
@@ -264,7 +264,6 @@ TEMPLATE = """\
 
 # {{ title }}
 
-Drop a picture to {{ reconstruct }}which training images each model finds nearest, and which classes its linear probe
-names. The models are {{ models }}, made and measured with hf_ssl; {{ num_images }} images of {{ dataset }}, split
-{{ split }}, are searched.
+Drop a picture to see {{ reconstruct }}which of {{ num_images }} images of {{ dataset }}, split {{ split }}, come nearest
+to it, and which classes a linear probe names. Made and measured with hf_ssl: {{ models }}.
 """

@@ -1,3 +1,4 @@
+import ast
 import copy
 import json
 import re
@@ -12,9 +13,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from tiny_runs import HUB_DATA, REVISION
 
-from hf_ssl.evaluation.results import read_results, write_results
+from hf_ssl.evaluation.results import find_result, read_results, write_results
 from hf_ssl.hub.card.markdown import code, plain
-from hf_ssl.hub.card.model_card import compare_intervals, render_card, write_card
+from hf_ssl.hub.card.model_card import compare_intervals, render_card, render_code_blocks, write_card
 
 MODEL_CARDS = Path(__file__).parents[3] / "model_cards"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,13 +39,15 @@ def test_the_code_on_the_card_runs_as_it_stands(repository, tmp_path, monkeypatc
 def test_the_metadata_is_what_was_measured(repository):
     data = ModelCard.load(repository / "README.md").data
     results = read_results(repository / "results.json")
-    [row] = [row for row in results["evaluation"]["results"] if row["encoder"] == "pretrained"]
-    assert {result.metric_type: result.metric_value for result in data.eval_results} == {
-        "accuracy": row["accuracy"],
-        "top5_accuracy": row["top5_accuracy"],
-        "f1": row["macro_f1"],
-    }
-    assert all("linear probe" in result.metric_name for result in data.eval_results)
+    protocols = {"linear_probe": "linear probe", "knn": "kNN, k=20, temperature=0.07"}
+    expected = {}
+    for classifier, protocol in protocols.items():
+        row = find_result(results, "pretrained", classifier)
+        expected[f"Accuracy ({protocol})"] = ("accuracy", row["accuracy"])
+        expected[f"Top-5 accuracy ({protocol})"] = ("top5_accuracy", row["top5_accuracy"])
+        expected[f"Macro F1 ({protocol})"] = ("f1", row["macro_f1"])
+    measured = {result.metric_name: (result.metric_type, result.metric_value) for result in data.eval_results}
+    assert measured == expected
     assert {result.dataset_split for result in data.eval_results} == {"validation"}
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
     assert {"self-supervised", repository.name.split("-")[0]} <= set(data.tags)
@@ -71,7 +74,7 @@ def test_the_card_says_every_result_and_every_hyper_parameter(repository):
     for part in (results["pretraining"]["arguments"], results["model"]["config"], results["evaluation"]["protocol"]):
         for name in part:
             assert re.search(rf"\| `{name}[`.\[]", text), name
-    for said in ("1 h 02 min", "16,000", "hf-ssl probe", "pictures/loss.png", "pictures/illustration.png"):
+    for said in ("1 h 02 min", "16,000", "hf-ssl evaluate", "pictures/loss.png", "pictures/illustration.png"):
         assert said in text
     assert (repository / "pictures" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -89,6 +92,72 @@ def test_no_number_is_typed_by_hand(repository, tmp_path):
     for number in ("45.7%", "65.7%", "0.447", "23.4%", "1 h 02", "16,000", "3.21"):
         assert number in (repository / "README.md").read_text()
         assert number not in text
+
+
+def test_without_knn_the_card_says_nothing_of_it(repository, tmp_path):
+    folder = shutil.copytree(repository, tmp_path / repository.name)
+    results = read_results(folder / "results.json")
+    evaluation = results["evaluation"]
+    evaluation["results"] = [row for row in evaluation["results"] if row["classifier"] == "linear_probe"]
+    del evaluation["knn"]
+    write_results(folder / "results.json", results)
+    assert "kNN" in (repository / "README.md").read_text(encoding="utf-8")
+    assert "kNN" not in render_card(folder)
+
+
+def test_a_continued_run_names_its_base_model(repository, tmp_path):
+    folder = shutil.copytree(repository, tmp_path / repository.name)
+    results = read_results(folder / "results.json")
+    for base, expected in (("org/base", "org/base"), ("base", None)):
+        results["pretraining"]["initialized_from"] = base
+        write_results(folder / "results.json", results)
+        card = ModelCard(render_card(folder))
+        assert card.data.base_model == expected
+        assert ("https://huggingface.co/org/base" in card.text) == (expected is not None)
+        assert "| started from" in card.text and "random weights" not in card.text
+
+
+def test_published_checkpoints_stand_in_a_table(repository, tmp_path):
+    folder = shutil.copytree(repository, tmp_path / repository.name)
+    results = read_results(folder / "results.json")
+    row = {"epochs": 1.0, "steps": 250, "images_seen": 4321, "accuracy_ci95": [0.1, 0.2], "top5_accuracy": 0.5}
+    results["checkpoints"] = [
+        {**row, "tag": f"epoch-{number}", "accuracy": 0.1 + number / 1000, "macro_f1": 0.05} for number in (1, 2)
+    ]
+    write_results(folder / "results.json", results)
+    text = render_card(folder)
+    assert "| `epoch-1` | 4,321       | 10.1% [10.0%, 20.0%]" in text and "`epoch-2`" in text and "10.2%" in text
+    assert "epoch-1" not in (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_that_is_run_is_the_code_on_the_card(repository):
+    for repo_id in (None, "org/model"):
+        blocks = render_code_blocks(repository, repo_id)
+        assert blocks == PYTHON.findall(render_card(repository, repo_id))
+        named = f'"{repo_id}"' if repo_id else f'"{repository.name}"'
+        assert sum(named in block for block in blocks) == 3
+        timm = f'"hf-hub:{repo_id}"' if repo_id else f'"local-dir:{repository.name}"'
+        assert sum(timm in block for block in blocks) == 1
+
+
+def test_text_of_others_does_not_become_code(repository, tmp_path):
+    folder = shutil.copytree(repository, tmp_path / 'x") or exit(1) #')
+    results = read_results(folder / "results.json")
+    evil = "```\n```python\nraise SystemExit\r```python\u2028raise SystemExit"
+    results["pretraining"]["command"] = evil
+    results["evaluation"]["command"] = "```python"
+    results["pretraining"]["dataset"] = evil
+    write_results(folder / "results.json", results)
+    text = render_card(folder)
+    assert "raise SystemExit" not in "".join(render_code_blocks(folder))
+    for block in render_code_blocks(folder):
+        ast.parse(block)
+    fences = [token for token in MarkdownIt("commonmark").parse(text) if token.type == "fence"]
+    assert [fence.info for fence in fences] == ["python"] * 4 + ["bash"]
+    results["model"]["config"]["image_size"] = "1)); exit(1"
+    write_results(folder / "results.json", results)
+    with pytest.raises(Exception, match="image_size"):
+        render_code_blocks(folder)
 
 
 def test_a_card_is_a_function_of_its_folder(repository):

@@ -150,6 +150,19 @@ def test_the_same_command_gives_the_same_folder(source, tmp_path):
     assert first == second and len(first) == 4
 
 
+def test_the_code_of_the_card_runs_on_the_folder_and_on_the_hub(hub, copied, monkeypatch, capsys):
+    folder, _ = copied
+    monkeypatch.chdir(folder.parent)
+    for push in (False, True):
+        if push:
+            push_copy(folder, "org/photos-16")
+        [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+        assert ('"org/photos-16"' in code) == push
+        capsys.readouterr()
+        exec(code, {})
+        assert "'label': 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError("disk full")])
 def test_an_interrupted_copy_leaves_nothing(source, tmp_path, monkeypatch, fault):
     calls = itertools.count()

@@ -38,9 +38,9 @@ def build_app(folder: Path) -> gr.Blocks:
     drawing = [model for model in models if model.illustration_columns]
     examples = [str(path) for path in sorted((folder / "examples").glob("*.jpg"))]
 
-    # An upload comes as it is (preprocess=False): the models decode it themselves, as their probes did.
+    # An upload comes as a file (preprocess=False): the models decode it themselves, as their probes did.
     def look(upload: dict[str, Any] | None, percentage: float, seed: int) -> list[Any]:
-        views = read_views(upload, models)
+        views = read_views(upload, models, uploads)
         if views is None:
             return [None] * len(outputs)
         neighbors, classes = [], []
@@ -51,7 +51,7 @@ def build_app(folder: Path) -> gr.Blocks:
         return [*neighbors, *classes, *draw(upload, percentage, seed)]
 
     def draw(upload: dict[str, Any] | None, percentage: float, seed: int) -> list[str | None]:
-        views = read_views(upload, drawing)
+        views = read_views(upload, drawing, uploads)
         if views is None:
             return [None] * len(drawing)
         illustrations = []
@@ -79,13 +79,13 @@ def build_app(folder: Path) -> gr.Blocks:
                     buttons=[],
                     elem_classes="upload",
                 )
-                gr.Examples(examples, upload, label="Examples, from the test images")
-            with gr.Column(scale=3, min_width=320), gr.Tabs():
-                with gr.Tab("Reconstruction", visible=bool(drawing)):
+                gr.Examples(examples, upload, label="Examples")
+            with gr.Column(scale=3, min_width=320), gr.Tabs(selected="draw" if drawing else "nearest"):
+                with gr.Tab("Reconstruction", id="draw", visible=bool(drawing)):
                     percentage = build_slider([model for model in drawing if model.mask_percentage is not None])
                     illustrations = [build_html(model) for model in drawing]
                     another = gr.Button("Another mask", size="md")
-                with gr.Tab("Nearest images"):
+                with gr.Tab("Nearest images", id="nearest"):
                     gr.Markdown(
                         f"Of {len(index.pictures):,} images of {plain(index.dataset)}, split {code(index.split)}, "
                         "those whose features are most like the picture's, by the cosine of the angle between them."
@@ -101,6 +101,7 @@ def build_app(folder: Path) -> gr.Blocks:
                     with gr.Row():
                         classes = [build_classes(model) for model in models]
 
+        uploads = Path(upload.GRADIO_CACHE).resolve()
         outputs = [*neighbors, *classes, *illustrations]
         inputs = [upload, percentage, seed]
         gr.on([app.load, upload.change], look, inputs, outputs, preprocess=False, show_progress="minimal")
@@ -112,12 +113,14 @@ def build_app(folder: Path) -> gr.Blocks:
     return app
 
 
-def read_views(upload: dict[str, Any] | None, models: list[DemoModel]) -> list[torch.Tensor] | None:
+def read_views(upload: dict[str, Any] | None, models: list[DemoModel], uploads: Path) -> list[torch.Tensor] | None:
     """What each model sees of the upload; None, with a message, for a file that is no picture."""
     if upload is None:
         return None
-    data = Path(upload["path"]).read_bytes()
+    path = Path(upload["path"]).resolve()
     try:
+        # A request that no browser sent may name any file of the machine; Gradio 6.31 lets some of them through.
+        data = path.read_bytes() if path.is_relative_to(uploads) else b""
         return [model.view_picture(data) for model in models]
     except UndecodableImageError:
         gr.Warning("This file is no picture that can be read; take a JPEG or a PNG, for example.")
@@ -129,8 +132,8 @@ def describe_models(models: list[DemoModel]) -> str:
     backbones = ", ".join(f"{plain(model.method)} ({code(model.backbone)})" for model in models)
     sizes = " or ".join(dict.fromkeys(f"{model.config.image_size} px" for model in models))
     return (
-        f"Encoders pretrained without labels: {backbones}. Drop a picture or take an example; the models see its "
-        f"central square at {sizes}."
+        f"Encoders pretrained without labels: {backbones}. Drop a picture or take an example; they see its central "
+        f"square at {sizes}."
     )
 
 

@@ -1,14 +1,16 @@
-"""Write the result tables of README.md anew from results.json files; nobody types a number there.
+"""Write the result tables of README.md and the cards of model_cards/ anew; nobody types a number there.
 
 A table stands between `<!-- results: FOLDER FOLDER … -->` and `<!-- end -->`, the folders relative to the repository.
+A card comes from the results.json beside it.
 
-    python scripts/update_readme.py
+    python scripts/update_docs.py
 """
 
 import re
 from pathlib import Path
 
 from hf_ssl.evaluation.compare import read_runs, results_table
+from hf_ssl.hub.card.model_card import write_card
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -27,3 +29,5 @@ def fill_tables(text: str) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(fill_tables(readme.read_text()))
+    for results in sorted(ROOT.glob("model_cards/*/results.json")):
+        write_card(results.parent)
