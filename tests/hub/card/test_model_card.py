@@ -141,7 +141,7 @@ def test_the_code_that_is_run_is_the_code_on_the_card(repository):
 
 
 def test_text_of_others_does_not_become_code(repository, tmp_path):
-    folder = shutil.copytree(repository, tmp_path / 'x") or exit(1) #')
+    folder = shutil.copytree(repository, tmp_path / repository.name)
     results = read_results(folder / "results.json")
     evil = "```\n```python\nraise SystemExit\r```python\u2028raise SystemExit"
     results["pretraining"]["command"] = evil
