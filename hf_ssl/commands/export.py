@@ -24,7 +24,4 @@ def run(argv: Sequence[str], command: str) -> None:
     from hf_ssl.hub.convert.export import export_transformers
 
     export = export_transformers(arguments.source, arguments.output)
-    print(
-        f"{export.folder} holds a {export.architecture}; loaded again, its outputs differ from the encoder's by "
-        f"{export.difference:.1e} at most."
-    )
+    print(f"{export.folder} holds a {export.architecture}; loaded again, its outputs {export.nearness}.")

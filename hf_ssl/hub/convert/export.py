@@ -38,7 +38,7 @@ from hf_ssl.hub.repository.public import public_results
 from hf_ssl.models.encoder import create_encoder
 
 # Of the largest output: what another order of the same sums makes in float32, and no difference of the models.
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,19 @@ class Export:
     Attributes:
         folder: where.
         architecture: the stock class, such as "ResNetForImageClassification".
-        difference: the largest difference of any output from the encoder's.
+        difference: the largest difference of any of its outputs from the encoder's.
     """
 
     folder: Path
     architecture: str
     difference: float
+
+    @property
+    def nearness(self) -> str:
+        """How near the outputs are, as the rest of a sentence."""
+        if self.difference == 0:
+            return "equal the encoder's to the bit"
+        return f"differ from the encoder's by {self.difference:.1e} at most"
 
 
 def export_transformers(source: str, output: Path) -> Export:
@@ -111,10 +118,10 @@ def export_transformers(source: str, output: Path) -> Export:
         layout.config.save_pretrained(folder)
         save_file(layout.weights, folder / "model.safetensors", metadata={"format": "pt"})
         _image_processor(opened).save_pretrained(folder)
-        difference = _check(folder, opened, layout)
-        (folder / "README.md").write_text(_readme(target.name, opened, layout, difference), encoding="utf-8")
+        export = Export(output, layout.config.architectures[0], _check(folder, opened, layout))
+        (folder / "README.md").write_text(_readme(export, opened, layout), encoding="utf-8")
         folder.rename(target)
-    return Export(output, layout.config.architectures[0], difference)
+    return export
 
 
 def open_source_model(source: str) -> Source:
@@ -202,6 +209,8 @@ def _open_repository(folder: Path, name: str) -> Source:
 
 
 def _load(module: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no '{path}'; give a model with its weights.")
     try:
         module.load_state_dict(load_file(path))
     except RuntimeError as error:
@@ -290,27 +299,30 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _readme(name: str, source: Source, layout: Layout, difference: float) -> str:
-    kind = layout.config.architectures[0]
+def _readme(export: Export, source: Source, layout: Layout) -> str:
     evaluated = source.results is not None and "evaluation" in source.results
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification" if layout.has_classifier else "image-feature-extraction",
         license=LICENSE if evaluated else None,
     )
+    # As Python and JSON write it.
+    name = json.dumps(export.folder.resolve().name)
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
-        f"# {plain(name)}",
-        f"The encoder of {plain(source.name)} as the stock `{kind}` of transformers, written by `hf-ssl export`: "
-        "nothing but transformers is needed. Its outputs on random pixels differ from the encoder's by "
-        f"{difference:.1e} at most.",
+        f"# {plain(export.folder.resolve().name)}",
+        f"The encoder of {plain(source.name)} as the stock `{export.architecture}` of transformers, written by "
+        f"`hf-ssl export`: neither hf_ssl nor timm is needed. Its outputs on random pixels {export.nearness}.",
         FEATURES.format(folder=name, pooled=layout.pooled, width=source.encoder.num_features),
     ]
+    if layout.config.model_type == "vit":
+        parts.append("Its pooler is the identity, so `pooler_output` is the class token behind the last norm.")
     if layout.has_classifier:
-        parts += [
-            "Its classifier is a linear probe, fitted to these features of the frozen encoder.",
-            CLASSES.format(folder=name),
-        ]
+        parts.append(
+            "Its classifier is a linear probe, fitted to these features of the frozen encoder. transformers reports "
+            "the part that a class has no use for as unexpected, which is right."
+        )
+        parts.append(CLASSES.format(folder=name))
     if evaluated:
         parts.append(results_table([public_results(source.results)]))
     return "\n\n".join(parts) + "\n"
@@ -322,7 +334,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-processor, model = AutoImageProcessor.from_pretrained({folder!r}), AutoModel.from_pretrained({folder!r})
+processor, model = AutoImageProcessor.from_pretrained({folder}), AutoModel.from_pretrained({folder})
 with torch.no_grad():
     outputs = model(**processor(Image.open("picture.jpg"), return_tensors="pt"))
 features = {pooled}  # (1, {width})
@@ -331,5 +343,5 @@ CLASSES = """\
 ```python
 from transformers import pipeline
 
-print(pipeline("image-classification", model={folder!r})("picture.jpg"))
+print(pipeline("image-classification", model={folder})("picture.jpg"))
 ```"""

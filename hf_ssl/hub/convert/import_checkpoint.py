@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -239,7 +239,8 @@ def _by_part(names: Iterable[str], prefix: str = "") -> dict[str, int]:
     parts = Counter()
     for name in sorted(names):
         components = name.split(".")
-        shared = len(commonprefix([components, prefix.split(".")[:-1]]))
+        pairs = zip(components, prefix.split(".")[:-1], strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         parts[".".join(components[: shared + 1])] += 1
     return dict(parts)
 

@@ -22,7 +22,7 @@ from hf_ssl.data.sources import is_hub_id
 
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")
 # Waits between attempts of a call that failed through no fault of ours, in seconds.
-WAITS = (1.0, 4.0, 16.0)
+WAITS = (1.0, 3.0, 9.0)
 PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
 
 Result = TypeVar("Result")

@@ -1,7 +1,8 @@
 """`hf-ssl publish`: a run or a repository folder to the Hub, and nothing said before it was read back.
 
-The order is what makes it safe: whatever can fail here fails before the Hub is asked, whatever can fail there fails
-before anything is uploaded, the upload is one commit, and the tag comes last, on a commit whose card was run.
+The order is what makes it safe: names, rights and the folder are looked at before anything takes time, every door is
+opened and the card's code is run before anything is uploaded, the upload is one commit, and the tag comes last, on a
+commit that was downloaded again and whose card's code was run again.
 """
 
 import filecmp
@@ -18,7 +19,7 @@ from hf_ssl.hub.card.code_blocks import CardCodeError, run_code_blocks
 from hf_ssl.hub.card.model_card import render_card, render_code_blocks
 from hf_ssl.hub.doors.table import EVALUATION_VIEW, check_doors
 from hf_ssl.hub.publish.client import HubError, call_hub, check_repo_id, open_hub
-from hf_ssl.hub.publish.upload import find_head, upload_folder
+from hf_ssl.hub.publish.upload import check_ours, find_head, upload_folder
 from hf_ssl.hub.repository.assemble import assemble_repository
 from hf_ssl.hub.repository.layout import is_repository
 from hf_ssl.hub.repository.validate import validate_repository
@@ -73,6 +74,14 @@ def publish(
         HubError: the Hub cannot be reached or refuses.
     """
     check_repo_id(repo_id)
+    if not (path / "results.json").is_file():
+        raise FileNotFoundError(
+            f"'{path}' is neither a run nor a repository folder; give what `hf-ssl pretrain` or `hf-ssl card` wrote."
+        )
+    if not dry_run:
+        api = open_hub(repo_id)
+        check_ours(api, repo_id, "model", is_repository)
+        tag = choose_tag(api, repo_id, tag)
     with TemporaryDirectory(prefix="hf_ssl-publish-") as scratch:
         folder = stage(path, Path(scratch), repo_id.split("/")[1])
         check_here(folder, report)
@@ -83,8 +92,6 @@ def publish(
             report(f"Dry run: {size / 1e6:,.1f} MB would go to {repo_id}; nothing was sent.")
             return None
 
-        api = open_hub(repo_id)
-        tag = choose_tag(api, repo_id, tag)
         revision = upload_folder(
             api,
             folder,
@@ -109,10 +116,6 @@ def stage(path: Path, scratch: Path, name: str) -> Path:
         folder = Path(shutil.copytree(path, scratch / name))
         (folder / "README.md").write_text(render_card(folder), encoding="utf-8", newline="\n")
         return folder
-    if not (path / "results.json").is_file():
-        raise FileNotFoundError(
-            f"'{path}' is neither a run nor a repository folder; give what `hf-ssl pretrain` or `hf-ssl card` wrote."
-        )
     folder = assemble_repository(path, scratch / name)
     validate_repository(folder)
     return folder

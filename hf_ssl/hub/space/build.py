@@ -102,14 +102,12 @@ def build_space(
         title = title or f"{_enumerate(model.method for model in loaded)} on your picture"
         about = {"title": title, "models": [model.name for model in loaded], "hf_ssl": hf_ssl.__version__}
         (folder / SPACE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        readme = _render_readme(
-            title, [model for model in models if not Path(model).expanduser().is_dir()], loaded, index
-        )
+        ids = [model.partition("@")[0] for model in models if not Path(model).expanduser().is_dir()]
+        readme = _render_readme(title, ids, loaded, index)
         (folder / "README.md").write_text(readme, encoding="utf-8", newline="\n")
         (folder / "requirements.txt").write_text("\n".join(list_requirements()) + "\n", encoding="utf-8")
         shutil.copyfile(APP, folder / "app.py")
-        package = Path(hf_ssl.__file__).parent
-        shutil.copytree(package, folder / "hf_ssl", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        copy_package(Path(hf_ssl.__file__).parent, folder / "hf_ssl")
         if target.exists():
             target.rename(Path(scratch, "old"))
         folder.rename(target)
@@ -119,6 +117,11 @@ def build_space(
 def is_space(paths: set[str]) -> bool:
     """Whether these are the paths of a Space that was written here."""
     return SPACE in paths and not _foreign_files(paths)
+
+
+def copy_package(package: Path, target: Path) -> None:
+    """Copy a package's files, without hidden ones and what running it left behind."""
+    shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
 def list_requirements() -> list[str]:
@@ -264,6 +267,6 @@ TEMPLATE = """\
 
 # {{ title }}
 
-Drop a picture to see {{ reconstruct }}which of {{ num_images }} images of {{ dataset }}, split {{ split }}, come nearest
-to it, and which classes a linear probe names. Made and measured with hf_ssl: {{ models }}.
+Drop a picture to see {{ reconstruct }}which of {{ num_images }} images of {{ dataset }}, split {{ split }}, come
+nearest to it, and which classes a linear probe names. Made and measured with hf_ssl: {{ models }}.
 """

@@ -18,7 +18,9 @@ CSS = """
 .figures img { width: 100%; aspect-ratio: 1; border-radius: 6px; }
 .figures.illustration img { image-rendering: pixelated; }
 .figures figcaption { margin-top: 4px; font-size: 13px; line-height: 1.3; overflow-wrap: anywhere; }
-.figures figcaption span { display: -webkit-box; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+.figures figcaption span {
+  display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden;
+}
 @media (max-width: 640px) { .figures figcaption { font-size: 11.5px; } }
 """
 

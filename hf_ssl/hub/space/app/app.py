@@ -18,6 +18,7 @@ from hf_ssl.hub.card.markdown import code, plain
 from hf_ssl.hub.space import gallery
 from hf_ssl.hub.space.demo_model import DemoModel
 from hf_ssl.hub.space.image_index import ImageIndex
+from hf_ssl.hub.space.uploads import read_upload
 
 NUM_NEIGHBORS = 12
 NUM_CLASSES = 5
@@ -101,7 +102,7 @@ def build_app(folder: Path) -> gr.Blocks:
                     with gr.Row():
                         classes = [build_classes(model) for model in models]
 
-        uploads = Path(upload.GRADIO_CACHE).resolve()
+        uploads = Path(upload.GRADIO_CACHE)
         outputs = [*neighbors, *classes, *illustrations]
         inputs = [upload, percentage, seed]
         gr.on([app.load, upload.change], look, inputs, outputs, preprocess=False, show_progress="minimal")
@@ -117,10 +118,8 @@ def read_views(upload: dict[str, Any] | None, models: list[DemoModel], uploads: 
     """What each model sees of the upload; None, with a message, for a file that is no picture."""
     if upload is None:
         return None
-    path = Path(upload["path"]).resolve()
     try:
-        # A request that no browser sent may name any file of the machine; Gradio 6.31 lets some of them through.
-        data = path.read_bytes() if path.is_relative_to(uploads) else b""
+        data = read_upload(upload["path"], uploads)
         return [model.view_picture(data) for model in models]
     except UndecodableImageError:
         gr.Warning("This file is no picture that can be read; take a JPEG or a PNG, for example.")
