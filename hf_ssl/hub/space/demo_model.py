@@ -14,7 +14,9 @@ from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig, AutoModelFor
 import hf_ssl  # noqa: F401  registers the models with the Auto classes
 from hf_ssl.augment import center_view, render_view
 from hf_ssl.data import decode_image
-from hf_ssl.evaluation.results import find_result, read_results
+from hf_ssl.evaluation.compare import ENCODERS
+from hf_ssl.evaluation.results import read_results, rows_by_encoder
+from hf_ssl.hub.card.markdown import plain
 from hf_ssl.models.encoder import create_encoder
 
 # The slider's ends; a config may allow less.
@@ -32,7 +34,6 @@ class DemoModel:
         method: "SimCLR", "MAE", …
         backbone: timm's name of the encoder.
         evaluation: the section of results.json.
-        result: the row of results.json for the pretrained encoder.
         storage_size: side in pixels of the square that pictures are squeezed to when they are decoded.
         illustration_columns: what `reconstruct` gives, one title for each picture; empty if the model draws nothing.
 
@@ -47,7 +48,6 @@ class DemoModel:
         self.method: str = results["model"]["method"]
         self.backbone: str = results["model"]["backbone"]
         self.evaluation: dict[str, Any] = results["evaluation"]
-        self.result = find_result(results, "pretrained")
         self.config = AutoConfig.from_pretrained(repository, subfolder="pretraining")
         self.storage_size: int = results["pretraining"]["arguments"]["storage_size"] or self.config.image_size
         # The root's weights: the encoder, and the probe as its head.
@@ -93,6 +93,19 @@ class DemoModel:
         shares, classes = scores.softmax(0).topk(min(count, len(scores)))
         names = self.evaluation["class_names"]
         return [(names[index], share) for index, share in zip(classes.tolist(), shares.tolist(), strict=True)]
+
+    def describe_accuracy(self) -> str:
+        """How often the linear probe was right on the test images, beside its baselines, in Markdown."""
+        evaluation, rows = self.evaluation, rows_by_encoder(self.evaluation)
+        row = rows.pop("pretrained")
+        low, high = row["accuracy_ci95"]
+        compared = [f"{ENCODERS[encoder]}: {baseline['accuracy']:.1%}" for encoder, baseline in rows.items()]
+        compared.append(f"chance: {1 / evaluation['num_classes']:.1%}")
+        return (
+            f"Measured: right on **{row['accuracy']:.1%}** of {evaluation['num_test']:,} test images of "
+            f"{plain(evaluation['dataset'])} (95 % interval {low:.1%} to {high:.1%}), with the right class among the "
+            f"first five on {row['top5_accuracy']:.1%}. For comparison: {', '.join(compared)}."
+        )
 
     @property
     def mask_percentage(self) -> int | None:

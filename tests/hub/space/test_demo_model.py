@@ -33,6 +33,16 @@ def test_the_classes_are_those_of_the_repository_s_pipeline(whole_view_runs, nam
     assert [share for _, share in named] == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
 
 
+def test_the_accuracy_is_the_linear_probe_s_beside_its_baselines(repository):
+    model = DemoModel(repository)
+    said = model.describe_accuracy()
+    rows = [row for row in model.evaluation["results"] if row["classifier"] == "linear_probe"]
+    assert [f"{row['accuracy']:.1%}" in said for row in rows] == [True] * 3
+    knn = [row for row in model.evaluation["results"] if row["classifier"] == "knn"]
+    assert knn and not any(f"{row['accuracy']:.1%}" in said for row in knn)
+    assert said.count("random encoder") == said.count("raw pixels") == 1
+
+
 def test_a_picture_s_features_are_those_of_the_evaluation(run, repository, texture_folder):
     model = DemoModel(repository)  # its probe saw 0.875 of the shorter side
     source = open_source(str(texture_folder), split="train").head(8)

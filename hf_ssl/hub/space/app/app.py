@@ -13,7 +13,6 @@ import gradio as gr
 import torch
 
 from hf_ssl.data import UndecodableImageError
-from hf_ssl.evaluation.compare import ENCODERS
 from hf_ssl.hub.card.markdown import code, plain
 from hf_ssl.hub.space import gallery
 from hf_ssl.hub.space.demo_model import DemoModel
@@ -155,21 +154,9 @@ def build_html(model: DemoModel) -> gr.HTML:
 
 def build_classes(model: DemoModel) -> gr.Label:
     """Room for the classes that a model names, above how often it was right."""
-    evaluation, result = model.evaluation, model.result
-    low, high = result["accuracy_ci95"]
-    baselines = [
-        f"{ENCODERS[row['encoder']]}: {row['accuracy']:.1%}"
-        for row in evaluation["results"]
-        if row["encoder"] != "pretrained"
-    ]
-    compared = ", ".join([*baselines, f"chance: {1 / evaluation['num_classes']:.1%}"])
     with gr.Column(min_width=280):
         label = gr.Label(label=f"{model.method} · {model.name}", num_top_classes=NUM_CLASSES, show_heading=False)
-        gr.Markdown(
-            f"Measured: right on **{result['accuracy']:.1%}** of {evaluation['num_test']:,} test images of "
-            f"{plain(evaluation['dataset'])} (95 % interval {low:.1%} to {high:.1%}), with the right class among the "
-            f"first five on {result['top5_accuracy']:.1%}. For comparison: {compared}."
-        )
+        gr.Markdown(model.describe_accuracy())
     return label
 
 
