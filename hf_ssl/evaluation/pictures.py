@@ -10,7 +10,7 @@ from hf_ssl.augment import ViewPolicy, center_view, make_views, render_view
 from hf_ssl.data import ImageLoader
 from hf_ssl.evaluation.results import read_results
 
-ROWS = 6
+ROWS = 4
 
 
 def draw_pictures(run: Path, loader: ImageLoader) -> list[Path]:
