@@ -21,6 +21,8 @@ for number, block in enumerate(json.load(sys.stdin), start=1):
         sys.exit(1)
 """
 PICTURE = "picture.jpg"
+# What torchrun and accelerate tell the processes of a run, of which the code is none.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIME_LIMIT_S = 1800
 
 
@@ -40,6 +42,7 @@ def run_code_blocks(blocks: Sequence[str], folder: Path, environment: Mapping[st
         CardCodeError: a block failed; the message names it and its error.
     """
     Image.linear_gradient("L").convert("RGB").resize((320, 240)).save(folder / PICTURE)
+    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
     try:
         # -P: nothing that lies in the folder is imported by its name.
         finished = subprocess.run(
@@ -48,7 +51,7 @@ def run_code_blocks(blocks: Sequence[str], folder: Path, environment: Mapping[st
             capture_output=True,
             text=True,
             cwd=folder,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
             timeout=TIME_LIMIT_S,
         )
     except subprocess.TimeoutExpired as error:

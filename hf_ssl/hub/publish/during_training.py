@@ -9,7 +9,7 @@ from hf_ssl.data.sources import open_source
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.probe_run import DataArguments, probe_run
 from hf_ssl.evaluation.results import find_result, read_results, write_results
-from hf_ssl.hub.publish.client import HubError, open_hub
+from hf_ssl.hub.publish.client import HubError, call_hub, open_hub
 from hf_ssl.hub.publish.publish import Published, publish
 from hf_ssl.hub.publish.upload import check_ours
 from hf_ssl.hub.repository.layout import WEIGHTS, is_repository
@@ -38,7 +38,15 @@ class TrainingPublisher:
         self.run = Path(arguments.output_dir)
         self.report = report
         api = open_hub(arguments.push_to_hub)
-        check_ours(api, arguments.push_to_hub, "model", is_repository)
+        head, _ = check_ours(api, arguments.push_to_hub, "model", is_repository)
+        if head is not None and arguments.resume_from_checkpoint is None:
+            refs = call_hub("list its tags", lambda: api.list_repo_refs(arguments.push_to_hub))
+            taken = sorted(ref.name for ref in refs.tags if ref.name.startswith("epoch-"))
+            if taken:
+                raise FileExistsError(
+                    f"{arguments.push_to_hub} has the tag '{taken[0]}' of another run; choose another repository, or "
+                    "continue that run with --resume_from_checkpoint latest."
+                )
         for split in (arguments.train_split, arguments.eval_split):
             source = open_source(
                 arguments.dataset,

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, snapshot_download
 
-from hf_ssl.hub.card.code_blocks import CardCodeError, run_code_blocks
+from hf_ssl.hub.card.code_blocks import run_code_blocks
 from hf_ssl.hub.card.model_card import render_card, render_code_blocks
 from hf_ssl.hub.doors.table import EVALUATION_VIEW, check_doors
 from hf_ssl.hub.publish.client import HubError, call_hub, check_repo_id, open_hub
@@ -101,11 +101,19 @@ def publish(
             private=private,
         )
         report(f"uploaded as commit {revision[:12]}")
-        read_back(api, folder, repo_id, revision, report)
-        call_hub(
-            f"tag {repo_id}, which is uploaded and read back, as {tag}",
-            lambda: api.create_tag(repo_id, tag=tag, revision=revision, exist_ok=True),
+        undo = (
+            f"The commit {revision[:12]} of {repo_id} stays without a tag; look into it, and publish again or revert "
+            "it on the repository's page."
         )
+        try:
+            read_back(api, folder, repo_id, revision, report)
+            call_hub(
+                f"tag {repo_id} as {tag}", lambda: api.create_tag(repo_id, tag=tag, revision=revision, exist_ok=True)
+            )
+        except (OSError, ValueError) as error:
+            raise HubError(f"{error} {undo}") from error
+        except KeyboardInterrupt as interruption:
+            raise KeyboardInterrupt(f"Interrupted. {undo}") from interruption
         return Published(repo_id, revision, tag, f"{api.endpoint}/{repo_id}")
 
 
@@ -156,12 +164,9 @@ def read_back(api: HfApi, folder: Path, repo_id: str, revision: str, report: Cal
     """Download a commit into an empty cache, compare it with the folder, and run the card's code on it.
 
     Raises:
-        HubError: what came back differs, or the card's code fails on it; the message says how to take it back.
+        HubError: the download failed, or what came back differs.
+        CardCodeError: the card's code fails on it.
     """
-    undo = (
-        f"The commit {revision[:12]} of {repo_id} stays without a tag; look into it, and publish again or revert it "
-        "on the repository's page."
-    )
     with TemporaryDirectory(prefix="hf_ssl-download-") as cache:
         downloaded = Path(
             call_hub(
@@ -176,12 +181,9 @@ def read_back(api: HfApi, folder: Path, repo_id: str, revision: str, report: Cal
             if not (downloaded / file).is_file() or not filecmp.cmp(folder / file, downloaded / file, shallow=False)
         ]
         if differing:
-            raise HubError(f"{differing[0]} came back from the Hub differently. {undo}")
+            raise HubError(f"{differing[0]} came back from the Hub differently.")
         report(f"{len(files)} files downloaded again are the same")
         blocks = render_code_blocks(folder, repo_id)
         Path(cache, "work").mkdir()
-        try:
-            run_code_blocks(blocks, Path(cache, "work"), {"HF_HUB_CACHE": cache, "HF_HUB_OFFLINE": "0"})
-        except CardCodeError as error:
-            raise HubError(f"{error} {undo}") from error
+        run_code_blocks(blocks, Path(cache, "work"), {"HF_HUB_CACHE": cache, "HF_HUB_OFFLINE": "0"})
         report(f"{len(blocks)} code blocks of the card run on the download")

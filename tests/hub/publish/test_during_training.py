@@ -94,6 +94,10 @@ def test_what_cannot_be_published_fails_before_the_training(hub, tmp_path, textu
         train(tmp_path / "run", texture_folder, [])
     with pytest.raises(ValueError, match="label_column"):
         train(tmp_path / "run", texture_folder, [], "--push_to_hub", "org/other", "--label_column", "nothing")
+    used = hub.add_repository("model", "org/used")
+    used.tags["epoch-1"] = used.branches["main"]
+    with pytest.raises(FileExistsError, match="org/used has the tag 'epoch-1' of another run"):
+        train(tmp_path / "run", texture_folder, [], "--push_to_hub", "org/used")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(PermissionError, match="There is no token"):
         train(tmp_path / "run", texture_folder, [])

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard, snapshot_download
 
 from hf_ssl.evaluation.results import read_results
+from hf_ssl.hub.card.code_blocks import CardCodeError
 from hf_ssl.hub.publish import publish as module
 from hf_ssl.hub.publish.client import HubError
 from hf_ssl.hub.publish.publish import publish
@@ -101,12 +102,31 @@ def test_what_fails_on_the_download_gets_no_tag(hub, runs, monkeypatch):
     quick(monkeypatch)
 
     def fail(blocks, folder, environment):
-        raise module.CardCodeError("The card's code does not run (block 1).")
+        raise CardCodeError("The card's code does not run (block 1).")
 
     monkeypatch.setattr(module, "run_code_blocks", fail)
     with pytest.raises(HubError, match="block 1.*stays without a tag; look into it"):
         publish(runs["simclr"], REPO)
     assert not hub.repository("model", REPO).tags
+
+
+def test_an_interruption_after_the_upload_says_what_is_there(hub, runs, monkeypatch):
+    quick(monkeypatch)
+
+    def interrupt(blocks, folder, environment):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_code_blocks", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="The commit .* of org/tiny stays without a tag"):
+        publish(runs["simclr"], REPO)
+    assert not hub.repository("model", REPO).tags
+
+
+def test_a_server_that_never_tags(hub, runs, monkeypatch):
+    quick(monkeypatch)
+    hub.fail("POST", "/tag/", status=500, times=100)
+    with pytest.raises(HubError, match="tag org/tiny as v1.*stays without a tag"):
+        publish(runs["simclr"], REPO)
 
 
 def test_what_comes_back_differently_gets_no_tag(hub, runs, monkeypatch):

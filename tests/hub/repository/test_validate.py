@@ -79,6 +79,25 @@ def test_a_token_is_not_published(repository, token, monkeypatch):
     assert token not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda config: config.update(auto_map={"AutoModel": "evil.Model"}), "auto_map"),
+        (lambda config: config.update(architecture="vit_base_patch16_224"), "architecture"),
+        (lambda config: config["model_args"].update(checkpoint_path="/etc/weights.pth"), "model_args"),
+        (lambda config: config["pretrained_cfg"].update(file="/etc/weights.pth"), "file"),
+        (lambda config: config["pretrained_cfg"].update(url="http://127.0.0.1/weights.pth"), "url"),
+        (lambda config: config["label_names"].reverse(), "label_names"),
+    ],
+)
+def test_a_config_that_names_files_or_code_is_refused(repository, change, key):
+    config = json.loads((repository / "config.json").read_text(encoding="utf-8"))
+    change(config)
+    (repository / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"has the key '{key}' as hf_ssl does not write it"):
+        validate_repository(repository)
+
+
 def test_a_run_that_was_not_evaluated_is_not_published(repository):
     results = read_results(repository / "results.json")
     del results["evaluation"]
