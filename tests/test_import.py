@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForPreTraining
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForPreTraining, PreTrainedConfig
 
 import hf_ssl
-from hf_ssl.registration import call_after_import
+from hf_ssl.registration import call_after_import, register_with_transformers
 
 HF_SSL_FIRST = """
 import sys, warnings
@@ -99,15 +99,78 @@ def module(tmp_path, monkeypatch):
 
 def test_the_call_comes_once_after_the_module_was_executed(module):
     seen = []
-    call_after_import(module, lambda: seen.append(sys.modules[module].value))
-    call_after_import(module, lambda: seen.append("a second time"))
+
+    def call():
+        seen.append(sys.modules[module].value)
+
+    call_after_import(module, call)
+    call_after_import(module, call)
+    call_after_import(module, lambda: seen.append("another"))
     assert seen == []
     imported = importlib.import_module(module)
-    assert seen == [1]
+    assert seen == [1, "another"]
     importlib.reload(imported)
-    assert seen == [1]
+    assert seen == [1, "another"]
     call_after_import(module, lambda: seen.append("at once"))
-    assert seen == [1, "at once"]
+    assert seen == [1, "another", "at once"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError])
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_call_that_fails_comes_again(module, error, imported):
+    """It is not lost, and no other with it; neither is one that has returned called twice."""
+    if imported:
+        importlib.import_module(module)
+    tries, seen = [], []
+
+    def fail_once():
+        tries.append(sys.modules[module].value)
+        if len(tries) == 1:
+            raise error("once")
+
+    def start():
+        call_after_import(module, fail_once)
+        call_after_import(module, lambda: seen.append("the next"))
+        importlib.import_module(module)
+
+    with pytest.raises(error, match="once"):
+        start()
+    assert (tries, seen) == ([1], [])
+    if imported:
+        start()
+    else:
+        importlib.import_module(module)
+    assert (tries, seen) == ([1, 1], ["the next"])
+
+
+def test_a_call_may_import_its_module_and_ask_for_more(module):
+    seen = []
+
+    def call():
+        importlib.reload(sys.modules[module])
+        call_after_import(module, lambda: seen.append("more"))
+        seen.append("first")
+
+    call_after_import(module, call)
+    importlib.import_module(module)
+    assert seen == ["first", "more"]
+
+
+def test_the_class_of_somebody_else_stays_with_a_warning(monkeypatch):
+    class MAEConfig(PreTrainedConfig):
+        model_type = "mae"
+
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "mae", MAEConfig)
+    with pytest.warns(UserWarning, match=r"the model_type 'mae' as .*\.MAEConfig already, which stays; use hf_ssl\."):
+        importlib.reload(hf_ssl)
+    assert CONFIG_MAPPING["mae"] is MAEConfig
+    assert CONFIG_MAPPING["simclr"] is hf_ssl.SimCLRConfig
+
+
+def test_a_model_type_that_transformers_has_itself_is_no_crash():
+    with pytest.warns(UserWarning, match=r"the model_type 'bert' as transformers\..*BertConfig already"):
+        register_with_transformers({"bert": "Bert"})
+    assert CONFIG_MAPPING["bert"].__module__.startswith("transformers.")
 
 
 def test_a_failing_import_fails_as_it_would_and_the_next_one_counts(module, tmp_path):

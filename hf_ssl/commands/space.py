@@ -18,7 +18,9 @@ def run(argv: Sequence[str], command: str) -> None:
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="folder of an evaluated run or of a repository, or a Hub id"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the folder to write; an unchanged earlier Space is replaced"
+    )
     parser.add_argument("--title", help="of the app; by default it names the methods")
     parser.add_argument(
         "--dataset", help="where the searched images come from: Hub id, folder or 'embedded' (default: the probe's)"

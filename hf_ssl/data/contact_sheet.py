@@ -74,12 +74,13 @@ class ContactSheet:
         self.draws: dict[int | None, _Draw] = {}
         self.classes = None if class_names is None else set(_spread_out(range(len(class_names)), ROWS * COLUMNS))
 
-    def show(self, image: dict, label: int | None) -> None:
+    def show(self, image: dict, label: int | None, root: str | None = None) -> None:
         """Keep an image, in place of another of its class, or not.
 
         Args:
             image: an undecoded image that can be decoded, a dict of `bytes` and `path`.
             label: its class, None without one.
+            root: of its source.
         """
         known = label is not None and label >= 0 and (self.classes is None or label < len(self.class_names))
         key = label if known else None
@@ -92,7 +93,7 @@ class ContactSheet:
         place = draw.shown if draw.shown < capacity else self.random.randrange(draw.shown + 1)
         draw.shown += 1
         if place < capacity:
-            draw.pictures[place : place + 1] = [_shrink(image)]
+            draw.pictures[place : place + 1] = [_shrink(image, root)]
 
     def save(self, path: Path) -> None:
         """Draw the sheet as a PNG; the file is there when it is complete.
@@ -197,8 +198,8 @@ class _Page:
         self.axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def _shrink(image: dict) -> PIL.Image.Image:
-    picture, _ = decode_upright(encoded_bytes(image), draft_size=PICTURE)
+def _shrink(image: dict, root: str | None) -> PIL.Image.Image:
+    picture = decode_upright(encoded_bytes(image, root), draft_size=PICTURE).rgb
     picture.thumbnail((PICTURE, PICTURE), PIL.Image.Resampling.LANCZOS)
     return picture
 

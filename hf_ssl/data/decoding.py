@@ -5,6 +5,9 @@ a crop sampled in original coordinates keeps its exact scale and aspect ratio.
 """
 
 import io
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
@@ -22,12 +25,36 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_AS_IT_IS = 1
 # Orientations in which height and width change places.
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
+# A file of a repository on the Hub, or one in a zip file there.
+_HUB_FILE = re.compile(r"(?:zip://[^:]*::)?(hf://[^:]*)")
+
+
 class UndecodableImageError(ValueError):
     """The bytes are not an image that can be read: truncated, not an image at all, or absurdly large."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image the right way up, and what its file says.
+
+    Attributes:
+        rgb: 8 bit RGB, a JPEG possibly reduced.
+        size: (height, width) that it has in the file, the right way up.
+        format: of the file, such as "JPEG".
+        mode: Pillow's, in the file, such as "L".
+        orientation: the EXIF entry, 1 without one.
+    """
+
+    rgb: PIL.Image.Image
+    size: tuple[int, int]
+    format: str
+    mode: str
+    orientation: int
 
 
 def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -48,21 +75,19 @@ def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     Raises:
         UndecodableImageError: the bytes are no image, are truncated, or hold too many pixels to be decoded.
     """
-    rgb, size_before = decode_upright(data, draft_size=size)
+    decoded = decode_upright(data, draft_size=size)
+    rgb = decoded.rgb
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), PIL.Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), size_before
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), decoded.size
 
 
-def decode_upright(data: bytes, draft_size: int | None = None) -> tuple[PIL.Image.Image, tuple[int, int]]:
+def decode_upright(data: bytes, draft_size: int | None = None) -> Decoded:
     """Decode an image to 8 bit RGB, the right way up, as described at `decode_image`, without squeezing it.
 
     Args:
         data: the bytes of an image file.
         draft_size: a large JPEG is reduced by 2, 4 or 8 while it is decoded, to sides not below this; None leaves it.
-
-    Returns:
-        The image, and the (height, width) that it has in the file, the right way up.
 
     Raises:
         UndecodableImageError: the bytes are no image, are truncated, or hold too many pixels to be decoded.
@@ -70,11 +95,13 @@ def decode_upright(data: bytes, draft_size: int | None = None) -> tuple[PIL.Imag
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             width, height = image.size
+            mode = image.mode
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
             image.load()
-            orientation = image.getexif().get(PIL.Image.ExifTags.Base.Orientation)
+            orientation = image.getexif().get(PIL.Image.ExifTags.Base.Orientation, _AS_IT_IS)
             rgb = _to_rgb(image)
+            file_format = image.format
     # Pillow's readers raise almost anything on broken files: OSError, SyntaxError, struct.error, IndexError.
     except Exception as error:
         raise UndecodableImageError(
@@ -85,31 +112,53 @@ def decode_upright(data: bytes, draft_size: int | None = None) -> tuple[PIL.Imag
         rgb = rgb.transpose(_UPRIGHT[orientation])
     if orientation in _QUARTER_TURNS:
         width, height = height, width
-    return rgb, (height, width)
+    return Decoded(rgb, (height, width), file_format, mode, orientation)
 
 
-def encoded_bytes(image: dict | None) -> bytes:
+def encoded_bytes(image: dict | None, root: str | None) -> bytes:
     """The bytes of an image as `datasets` gives it undecoded: a dict of `bytes` and `path`.
 
+    A row is written by others and may name any file. A path is read only if it is that of a regular file in the data
+    set's folder, or of a link there to one.
+
+    Args:
+        image: the image.
+        root: where the data set's image files lie, as in `ImageSource.root`; None where no path is read.
+
     Raises:
-        UndecodableImageError: there is no image, or its file cannot be read.
+        UndecodableImageError: there is no image, or its file lies elsewhere or cannot be read.
         OSError: the file is on the Hub, which fails.
     """
     if image is None or (image["bytes"] is None and image["path"] is None):
-        raise UndecodableImageError("A row holds no image; remove it.")
+        raise UndecodableImageError("no image in the row")
     if image["bytes"] is not None:
         return image["bytes"]
     # Image folders are opened without copying the files into Arrow, or without downloading them from the Hub.
+    on_hub = root is not None and "://" in root
     try:
-        if "://" not in image["path"]:
+        if not _is_inside(image["path"], root):
+            raise UndecodableImageError("the row names a file outside the data set")
+        if not on_hub:
             return Path(image["path"]).read_bytes()
         with fsspec.open(image["path"]) as file:
             return file.read()
     except OSError as error:
         # What a connection does says nothing of the image.
-        if "://" in image["path"] and not isinstance(error, FileNotFoundError):
+        if on_hub and not isinstance(error, FileNotFoundError):
             raise
         raise UndecodableImageError(f"An image file cannot be read ({error}); restore it.") from error
+
+
+def _is_inside(path: str, root: str | None) -> bool:
+    """Whether a path leads to a regular file, or to nothing, in a folder or a repository on the Hub."""
+    if root is None or "\0" in path:
+        return False
+    if "://" in root:
+        match = _HUB_FILE.fullmatch(path)
+        return match is not None and match[1].startswith(root) and ".." not in re.split("[/\\\\]", path)
+    # Links are followed: folders of links into another data set are usual, and a row cannot make one.
+    inside = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+    return inside and (os.path.isfile(path) or not os.path.lexists(path))
 
 
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -1,7 +1,6 @@
 """What is in an image data set: rows, classes, sizes, broken images, duplicates, leaks between its splits."""
 
 import hashlib
-import io
 import itertools
 import json
 from array import array
@@ -9,16 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
 from hf_ssl.data.contact_sheet import ContactSheet
-from hf_ssl.data.decoding import UndecodableImageError, decode_image, encoded_bytes
+from hf_ssl.data.decoding import UndecodableImageError, decode_upright, encoded_bytes
 from hf_ssl.data.files import write_whole
 from hf_ssl.data.rows import printable, read_rows, reason_of, stated_rows
-from hf_ssl.data.sources import ImageSource
+from hf_ssl.data.sources import ImageSource, int64_label
 
 UPRIGHT = 1
 LISTED = 10
@@ -144,7 +143,7 @@ class _Columns:
 
     def append(self, row: int, label: int | None, look: _Look) -> None:
         self.rows.append(row)
-        self.labels.append(-1 if label is None else label)
+        self.labels.append(int64_label(label))
         self.widths.append(look.width)
         self.heights.append(look.height)
         self.digests += look.digest
@@ -181,18 +180,17 @@ def inspect_dataset(
     return Inspection(name, revision, reports, leaks, _find_warnings(reports, leaks, whole=num_images is None))
 
 
-def _look_at(image: dict | None) -> _Look | str:
+def _look_at(image: dict | None, root: str | None) -> _Look | str:
     """What an image shows, or why it is broken."""
     try:
-        data = encoded_bytes(image)
+        data = encoded_bytes(image, root)
         # To a single pixel: everything is read, and a JPEG's transforms are done at an eighth of its size.
-        _, (height, width) = decode_image(data, 1)
+        decoded = decode_upright(data, draft_size=1)
     except UndecodableImageError as error:
         return reason_of(error)
-    with PIL.Image.open(io.BytesIO(data)) as header:
-        orientation = header.getexif().get(PIL.Image.ExifTags.Base.Orientation, UPRIGHT)
-        digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
-        return _Look(len(data), digest, height, width, header.format, header.mode, orientation != UPRIGHT)
+    digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+    turned = decoded.orientation != UPRIGHT
+    return _Look(len(data), digest, *decoded.size, decoded.format, decoded.mode, turned)
 
 
 def _inspect_split(
@@ -200,7 +198,8 @@ def _inspect_split(
 ) -> tuple[SplitReport, _Columns]:
     report, columns = SplitReport(source.split, stated_rows=stated_rows(source)), _Columns()
     formats, modes = Counter(), Counter()
-    with closing(read_rows(source, _look_at, num_rows=num_images, num_threads=num_threads)) as rows:
+    look_at = partial(_look_at, root=source.root)
+    with closing(read_rows(source, look_at, num_rows=num_images, num_threads=num_threads)) as rows:
         for row, (image, label, look) in enumerate(rows):
             report.rows += 1
             if isinstance(look, str):
@@ -212,7 +211,7 @@ def _inspect_split(
             formats[look.format] += 1
             modes[look.mode] += 1
             if sheet is not None:
-                sheet.show(image, label)
+                sheet.show(image, label, source.root)
     report.images = len(columns.rows)
     report.formats, report.modes = dict(formats.most_common()), dict(modes.most_common())
     if report.images:

@@ -19,7 +19,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 
 from hf_ssl.data.decoding import UndecodableImageError, decode_image, encoded_bytes
-from hf_ssl.data.sources import ImageSource
+from hf_ssl.data.sources import ImageSource, int64_label
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class ImageBatch:
     Attributes:
         images: uint8 of shape (B, 3, S, S), each the whole picture squeezed to a square.
         sizes: int64 of shape (B, 2), height and width in pixels before squeezing.
-        labels: int64 of shape (B,), −1 where the source has no labels.
+        labels: int64 of shape (B,), −1 where the source has no labels, or none for this image.
     """
 
     images: torch.Tensor
@@ -49,7 +49,7 @@ class _Rows:
 
     numbers: list[int]
     images: list[dict]
-    labels: list[int]
+    labels: list[int | None]
 
 
 class ImageLoader:
@@ -228,13 +228,13 @@ class ImageLoader:
         count = len(rows.numbers)
         images = np.empty((count, 3, self.image_size, self.image_size), np.uint8)
         sizes = np.empty((count, 2), np.int64)
-        labels = np.array(rows.labels, np.int64)
+        labels = np.array([int64_label(label) for label in rows.labels], np.int64)
         broken = []
         for i, image in enumerate(rows.images):
             if stop.is_set():
                 return None
             try:
-                images[i], sizes[i] = decode_image(encoded_bytes(image), self.image_size)
+                images[i], sizes[i] = decode_image(encoded_bytes(image, self.source.root), self.image_size)
             except UndecodableImageError as error:
                 self._report(rows.numbers[i], error)
                 broken.append(i)

@@ -43,6 +43,7 @@ class ResizedSplit:
         split: its name.
         rows: rows of the copy.
         resized: those whose image was made smaller; the others are as they were, byte for byte.
+        too_long: those whose shorter side is still too long, as a JPEG of their proportions cannot be made.
         dropped: rows of the source that were left out, as their image cannot be decoded.
         source_bytes: of the images in `rows` before.
         bytes: of the images in `rows` now.
@@ -53,6 +54,7 @@ class ResizedSplit:
     split: str
     rows: int = 0
     resized: int = 0
+    too_long: int = 0
     dropped: list[Broken] = field(default_factory=list)
     source_bytes: int = 0
     bytes: int = 0
@@ -109,8 +111,8 @@ def write_resized_split(
             raise ValueError(f"{name}={value} was given, but it must be {limits}.")
     copied = ResizedSplit(source.split)
 
-    def shrink(image: dict | None) -> tuple[bytes, int, bool] | str:
-        return _shrink(image, short_side, jpeg_quality)
+    def shrink(image: dict | None) -> tuple[bytes, int, bool, bool] | str:
+        return _shrink(image, source.root, short_side, jpeg_quality)
 
     position = 0
     with (
@@ -121,9 +123,10 @@ def write_resized_split(
             if isinstance(shrunk, str):
                 copied.dropped.append(Broken(position, shrunk))
             else:
-                data, source_bytes, is_resized = shrunk
+                data, source_bytes, is_resized, is_too_long = shrunk
                 copied.rows += 1
                 copied.resized += is_resized
+                copied.too_long += is_too_long
                 copied.source_bytes += source_bytes
                 copied.bytes += len(data)
                 writer.add(data, _file_name(image["path"], is_resized), label)
@@ -144,26 +147,27 @@ def write_resized_split(
     return copied
 
 
-def _shrink(image: dict | None, short_side: int, jpeg_quality: int) -> tuple[bytes, int, bool] | str:
-    """The image's new bytes, the number of the old ones, and whether it was resized; or why it is broken."""
+def _shrink(
+    image: dict | None, root: str | None, short_side: int, jpeg_quality: int
+) -> tuple[bytes, int, bool, bool] | str:
+    """The new bytes, the number of the old ones, whether it was resized, or is too long; or why it is broken."""
     try:
-        data = encoded_bytes(image)
-        picture, (height, width) = decode_upright(data)
+        data = encoded_bytes(image, root)
+        decoded = decode_upright(data)
     except UndecodableImageError as error:
         return reason_of(error)
+    picture, (height, width) = decoded.rgb, decoded.size
     scale = short_side / min(height, width)
     size = max(short_side, round(scale * width)), max(short_side, round(scale * height))
     if scale >= 1 or max(size) > LONGEST_JPEG_SIDE:
-        return data, len(data), False
-    with PIL.Image.open(io.BytesIO(data)) as header:
-        is_grey = header.mode == "L"
-    if is_grey:
+        return data, len(data), False, scale < 1
+    if decoded.mode == "L":
         picture = picture.convert("L")
     file = io.BytesIO()
     picture.resize(size, PIL.Image.Resampling.LANCZOS).save(
         file, "JPEG", quality=jpeg_quality, subsampling=SUBSAMPLING, optimize=True
     )
-    return file.getvalue(), len(data), True
+    return file.getvalue(), len(data), True, False
 
 
 def _file_name(path: str | None, is_resized: bool) -> str | None:

@@ -115,7 +115,7 @@ def reason_of(error: UndecodableImageError) -> str:
     """Why an image is broken, in a few words that are the same each time and name no place on this machine."""
     cause = error.__cause__
     if cause is None:
-        return "no image in the row"
+        return str(error)
     if isinstance(cause, PIL.UnidentifiedImageError):
         return "no image format that Pillow reads"
     if isinstance(cause, OSError) and cause.strerror:

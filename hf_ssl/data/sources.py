@@ -5,6 +5,7 @@ skipping and splitting between ranks cost nothing.
 """
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,17 @@ from pathlib import Path
 
 import datasets
 from datasets.data_files import EmptyDatasetError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
-from pyarrow import parquet
+from pyarrow import ArrowInvalid, parquet
 
 from hf_ssl.data.textures import DEFAULT_NUM_IMAGES, make_textures
 
 EMBEDDED = "embedded"
+_GREATEST_LABEL = 2**63 - 1
+# What `datasets` takes as the name of a split.
+_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -37,6 +42,8 @@ class ImageSource:
         dataset: the rows: `datasets.Dataset` (random access) or `datasets.IterableDataset` (a stream).
         image_column: column with the images, each a dict of `bytes` and `path`.
         label_column: column with integer labels, None where labels are not wanted or not there.
+        root: where image files lie that rows may name: the folder, or the beginning of their addresses on the Hub;
+            None where images are in the rows.
     """
 
     name: str
@@ -47,6 +54,7 @@ class ImageSource:
     dataset: datasets.Dataset | datasets.IterableDataset
     image_column: str
     label_column: str | None
+    root: str | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -78,6 +86,20 @@ def is_local(dataset: str, revision: str | None) -> bool:
     return revision is None and (not is_hub_id(dataset) or Path(dataset).expanduser().exists())
 
 
+def int64_label(label: int | None) -> int:
+    """A label as training takes it, −1 for none.
+
+    Raises:
+        ValueError: an unsigned number that does not fit.
+    """
+    if label is not None and label > _GREATEST_LABEL:
+        raise ValueError(
+            f"The label {label} is greater than {_GREATEST_LABEL}: number the classes from 0, or set label_column to "
+            "None for data without labels."
+        )
+    return -1 if label is None else label
+
+
 def open_source(
     dataset: str,
     *,
@@ -103,14 +125,19 @@ def open_source(
         PermissionError: the Hub does not know the token.
         ValueError: unknown split or column, labels that are not integers, number of rows unknown.
     """
-    name, revision = dataset, None
+    name, revision, root = dataset, None, None
     if dataset == EMBEDDED:
         rows = make_textures(split)
     elif Path(dataset).expanduser().is_dir():
-        rows = _open_folder(Path(dataset).expanduser(), split)
+        folder = Path(dataset).expanduser()
+        rows = _open_folder(folder, split)
+        root = None if _parquet_shards(folder) else os.path.abspath(folder)
+        # Whole, as a relative path of two parts looks like an id on the Hub elsewhere.
+        name = str(folder.resolve())
     else:
         name, revision = _parse_hub_id(dataset)
-        streams, files = _open_streams(name, revision)
+        streams, files, are_images = _open_streams(name, revision)
+        root = f"hf://datasets/{name}@" if are_images else None
         _check_split(name, split, streams)
         rows = streams[split]
         if num_rows is None and not _stated_rows(rows, split):
@@ -124,6 +151,7 @@ def open_source(
         image_column=image_column,
         label_column=label_column,
         num_rows=num_rows,
+        root=root,
     )
 
 
@@ -139,9 +167,12 @@ def split_names(dataset: str) -> list[str]:
     if dataset == EMBEDDED:
         names = DEFAULT_NUM_IMAGES
     elif folder.is_dir():
-        names = _parquet_shards(folder) or _split_folders(folder)
+        shards = _parquet_shards(folder)
+        names = [name for name in shards if _has_rows(shards[name])] if shards else _split_folders(folder)
+        if not names:
+            raise FileNotFoundError(f"The parquet files in {str(folder)!r} hold no rows: give a folder with images.")
     else:
-        names, _ = _open_streams(*_parse_hub_id(dataset))
+        names, _, _ = _open_streams(*_parse_hub_id(dataset))
     return sorted(names, key=lambda name: (name != "train", name))
 
 
@@ -154,6 +185,7 @@ def wrap_dataset(
     image_column: str = "image",
     label_column: str | None = "label",
     num_rows: int | None = None,
+    root: str | None = None,
 ) -> ImageSource:
     """Make a source of a data set that is already open, map-style or a stream.
 
@@ -165,6 +197,7 @@ def wrap_dataset(
         image_column: name of the column with the images.
         label_column: name of the column with integer class labels; None for data without labels.
         num_rows: number of rows of a stream, needed where its `info` does not state it.
+        root: as in `ImageSource`; without it images must be in the rows.
 
     Raises:
         ValueError: a column is missing or of the wrong kind, or the number of rows is unknown or wrong.
@@ -202,6 +235,7 @@ def wrap_dataset(
         dataset=dataset,
         image_column=image_column,
         label_column=label_column,
+        root=root,
     )
 
 
@@ -219,13 +253,74 @@ def _open_folder(folder: Path, split: str) -> datasets.Dataset:
     by_split = _parquet_shards(folder)
     if by_split:
         _check_split(str(folder), split, by_split)
-        return datasets.load_dataset("parquet", data_files={split: by_split[split]}, split=split)
+        _check_split_name(folder, split)
+        if not _has_rows(by_split[split]):
+            raise ValueError(f"The split {split!r} of {str(folder)!r} has no rows: choose another one or fill it.")
+        with _explain_broken_files(folder, split):
+            return datasets.load_dataset("parquet", data_files={split: by_split[split]}, split=split)
 
+    if (folder / split).is_dir() and not _has_images(folder / split):
+        raise ValueError(f"The folder {str(folder / split)!r} holds no images: choose another split or fill it.")
     splits = _split_folders(folder)
     _check_split(str(folder), split, splits)
+    _check_split_name(folder, split)
     # All splits are listed even though one is opened, so that a class missing from one does not shift labels.
-    files = {name: glob.escape(str(folder / name)) + "/**" for name in splits}
-    return datasets.load_dataset("imagefolder", data_files=files, split=split)
+    files = {name: glob.escape(str(folder / name)) + "/**" for name in splits if _SPLIT_NAME.fullmatch(name)}
+    # Left alone, `datasets` gives no labels to images of a single class.
+    drop_labels = False if _has_one_class([folder / name for name in files]) else None
+    with _explain_broken_files(folder, split):
+        return datasets.load_dataset("imagefolder", data_files=files, split=split, drop_labels=drop_labels)
+
+
+def _check_split_name(folder: Path, split: str) -> None:
+    if not _SPLIT_NAME.fullmatch(split):
+        raise ValueError(
+            f"The split {split!r} of {str(folder)!r} has a name that `datasets` does not take: rename its files, or "
+            "its folder, to letters, digits and underscores."
+        )
+
+
+@contextmanager
+def _explain_broken_files(folder: Path, split: str) -> Iterator[None]:
+    try:
+        yield
+    except (datasets.exceptions.DatasetGenerationError, ArrowInvalid) as error:
+        cause = error.__cause__ or error
+        reason = str(cause).strip().split("\n")[0]
+        raise ValueError(
+            f"The files of the split {split!r} of {str(folder)!r} cannot be read together "
+            f"({type(cause).__name__}: {reason}): replace the broken one, or give all the same columns."
+        ) from error
+
+
+def _has_rows(shards: list[str]) -> bool:
+    """Whether parquet files hold rows; a broken one counts, as opening it says what is wrong."""
+    for shard in shards:
+        try:
+            # The names are patterns.
+            if any(parquet.read_metadata(path).num_rows for path in glob.glob(shard)):
+                return True
+        except ArrowInvalid:
+            return True
+    return False
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether a folder holds, at any depth, something that `datasets` reads images from."""
+    suffixes = (*ImageFolder.EXTENSIONS, ".zip", ".tar", ".gz", ".tgz")
+    return any(
+        name.lower().endswith(suffixes) and not name.startswith(".")
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+
+
+def _has_one_class(splits: list[Path]) -> bool:
+    """Whether the splits hold nothing but one folder of the same name, without folders in it."""
+    entries = [path for split in splits for path in split.iterdir() if not path.name.startswith(".")]
+    return len({path.name for path in entries}) == 1 and all(
+        path.is_dir() and not any(inner.is_dir() for inner in path.iterdir()) for path in entries
+    )
 
 
 def _parquet_shards(folder: Path) -> dict[str, list[str]]:
@@ -238,6 +333,7 @@ def _parquet_shards(folder: Path) -> dict[str, list[str]]:
 
 def _split_folders(folder: Path) -> list[str]:
     splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    splits = [name for name in splits if _has_images(folder / name)]
     if not splits:
         raise FileNotFoundError(
             f"The folder {str(folder)!r} holds neither data/<split>-*.parquet nor <split>/<class>/*.jpg: "
@@ -246,11 +342,13 @@ def _split_folders(folder: Path) -> list[str]:
     return splits
 
 
-def _open_streams(dataset: str, revision: str | None) -> tuple[datasets.IterableDatasetDict, dict[str, list[str]]]:
-    """The rows of each split, and the addresses of the files that hold them."""
+def _open_streams(
+    dataset: str, revision: str | None
+) -> tuple[datasets.IterableDatasetDict, dict[str, list[str]], bool]:
+    """The rows of each split, the addresses of the files that hold them, and whether these are image files."""
     with _explain_hub_errors(dataset, revision):
         builder = datasets.load_dataset_builder(dataset, revision=revision)
-        return builder.as_streaming_dataset(), builder.config.data_files
+        return builder.as_streaming_dataset(), builder.config.data_files, isinstance(builder, ImageFolder)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def methods_table(runs: Sequence[dict[str, Any]]) -> str:
 
 def forward_flops(run: dict[str, Any]) -> int:
     """Floating-point operations of a pretraining forward pass per image, counted on a pass over two images."""
-    config = CONFIG_MAPPING[run["model"]["model_type"]](**run["model"]["config"])
+    config = CONFIG_MAPPING[run["model"]["model_type"]].from_dict(run["model"]["config"])
     views, size, batch = len(run["pretraining"]["arguments"]["views"]), config.image_size, 2
     shape = (batch, 3, size, size) if views == 1 else (batch, views, 3, size, size)
     model = AutoModelForPreTraining.from_config(config).eval()

@@ -116,8 +116,10 @@ def evaluate_encoders(
     report(f"features of {num_train} + {num_test} images in {time.perf_counter() - start:.1f} s")
 
     results, knn_results, classifiers, weight_decays = [], [], {}, {}
-    for name in train:
-        features, labels = train[name].features, train[name].labels
+    for name in list(train):
+        # Popped, so that each encoder's features are freed when the next one's turn comes.
+        fitted, measured = train.pop(name), test.pop(name)
+        features, labels = fitted.features, fitted.labels
         missing = num_classes - len(labels.unique())
         if missing:
             raise ValueError(
@@ -127,11 +129,11 @@ def evaluate_encoders(
         step_start = time.perf_counter()
         probe = fit_linear_probe(features, labels, num_classes, arguments, device=device)
         with torch.inference_mode():
-            scores = probe(test[name].features)
+            scores = probe(measured.features)
         row = {
             "encoder": name,
             "classifier": "linear_probe",
-            **compute_metrics(scores, test[name].labels),
+            **compute_metrics(scores, measured.labels),
             "feature_dim": features.shape[1],
         }
         report(
@@ -146,9 +148,9 @@ def evaluate_encoders(
         if knn_k is not None:
             step_start = time.perf_counter()
             shares = knn_scores(
-                features, labels, test[name].features, num_classes, k=knn_k, temperature=knn_temperature, device=device
+                features, labels, measured.features, num_classes, k=knn_k, temperature=knn_temperature, device=device
             )
-            metrics = compute_metrics(shares, test[name].labels, votes=True)
+            metrics = compute_metrics(shares, measured.labels, votes=True)
             knn_results.append({**row, "classifier": "knn", **metrics})
             report(
                 f"{name}: kNN accuracy {metrics['accuracy']:.1%}, macro F1 {metrics['macro_f1']:.3f} (in "

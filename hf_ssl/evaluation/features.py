@@ -31,32 +31,6 @@ class Features:
     labels: torch.Tensor
 
 
-def extract_features(
-    encoder: nn.Module,
-    loader: ImageLoader,
-    *,
-    output_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    crop_fraction: float = 1.0,
-    device: torch.device | str,
-    autocast_dtype: torch.dtype | None = None,
-) -> Features:
-    """Run a frozen encoder once over all images of a loader: `extract_all` for one encoder alone."""
-    extracted = extract_all(
-        {"encoder": encoder},
-        loader,
-        output_size=output_size,
-        mean=mean,
-        std=std,
-        crop_fraction=crop_fraction,
-        raw_pixels=False,
-        device=device,
-        autocast_dtype=autocast_dtype,
-    )
-    return extracted["encoder"]
-
-
 def extract_all(
     encoders: Mapping[str, nn.Module],
     loader: ImageLoader,

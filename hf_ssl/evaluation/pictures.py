@@ -9,6 +9,7 @@ from transformers import AutoModelForPreTraining
 from hf_ssl.augment import ViewPolicy, center_view, make_views, render_view
 from hf_ssl.data import ImageLoader
 from hf_ssl.evaluation.results import read_results
+from hf_ssl.models.opening import open_config
 
 ROWS = 4
 
@@ -20,7 +21,10 @@ def draw_pictures(run: Path, loader: ImageLoader) -> list[Path]:
     something (its class has `illustration_columns`), `illustration.png` has that.
     """
     arguments = read_results(run / "results.json")["pretraining"]["arguments"]
-    model = AutoModelForPreTraining.from_pretrained(run / "pretraining").eval()
+    pretraining = run / "pretraining"
+    model = AutoModelForPreTraining.from_pretrained(
+        pretraining, config=open_config(pretraining), trust_remote_code=False
+    ).eval()
     config = model.config
     batch = next(iter(loader.epoch(0)))
     images, sizes = batch.images[:ROWS], batch.sizes[:ROWS]

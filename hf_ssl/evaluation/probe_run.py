@@ -20,6 +20,7 @@ from hf_ssl.evaluation.knn import TEMPERATURE, K
 from hf_ssl.evaluation.pictures import draw_pictures
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import read_results, write_results
+from hf_ssl.models.opening import open_config
 from hf_ssl.randomness import random_states_kept
 from hf_ssl.recipes import check_choices, parse_arguments, read_recipe, take_recipe
 
@@ -116,7 +117,8 @@ def probe_run(
     device = PartialState().device
     set_fused_attn(enable=device.type != "cpu")
 
-    pretrained = AutoModel.from_pretrained(run / "pretraining").to(device)
+    folder = run / "pretraining"
+    pretrained = AutoModel.from_pretrained(folder, config=open_config(folder), trust_remote_code=False).to(device)
     set_seed(trained_with["seed"])
     untrained = AutoModel.from_config(pretrained.config).to(device)
     config = pretrained.config

@@ -12,6 +12,8 @@ from typing import Any
 
 import jsonschema
 
+from hf_ssl import METHODS
+
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 
@@ -43,7 +45,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not JSON or does not follow the schema.
+        ValueError: the file is not JSON, does not follow the schema, or is of a method that hf_ssl does not have.
     """
     path = Path(path)
     try:
@@ -51,6 +53,11 @@ def read_results(path: str | Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it, or run the evaluation again.") from error
     _validate(results, path)
+    if results["model"]["model_type"] not in METHODS:
+        raise ValueError(
+            f"{path.name}: model.model_type: '{results['model']['model_type']}' is no method of hf_ssl "
+            f"({', '.join(METHODS)}); give the results of one of them."
+        )
     return results
 
 

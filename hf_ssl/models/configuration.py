@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 # ImageNet's, as timm.data.IMAGENET_DEFAULT_MEAN and _STD: importing timm takes time that configs do not need.
@@ -36,7 +37,7 @@ class MethodConfig(PreTrainedConfig):
         transformers keeps keys that it does not know, and some of them name code, kernels or other files to load.
 
         Raises:
-            ValueError: if there is a key that is not of the method.
+            ValueError: if there is a key that is not of the method, or a value that its field does not take.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(config_dict.keys() - known - WRITTEN_BY_TRANSFORMERS)
@@ -45,7 +46,12 @@ class MethodConfig(PreTrainedConfig):
                 f"config.json has the key '{unknown[0]}', which is none of {cls.__name__}'s; remove it if you trust "
                 "the rest of the file."
             )
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(
+                f"config.json does not hold what {cls.__name__} takes ({' '.join(str(error).split())}); correct it."
+            ) from error
 
 
 __all__ = ["MethodConfig", "MethodDescription"]

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from transformers import PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+INDEX = ".safetensors.index.json"
 
 
 class MethodPreTrainedModel(PreTrainedModel):
@@ -36,36 +38,68 @@ class MethodPreTrainedModel(PreTrainedModel):
             )
         if pretrained_model_name_or_path is not None:
             _check_weights(Path(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+            if not Path(kwargs.get("subfolder") or "", pretrained_model_name_or_path).is_file():
+                _check_no_adapter(str(pretrained_model_name_or_path), kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
 
 
 def _check_weights(place: Path, subfolder: str) -> None:
     """What transformers does not check of a local folder, or of a file that is given in place of one."""
     folder = place / subfolder
-    if place.is_file():
-        weights = [place]
+    # As transformers puts the two together for a file.
+    file = Path(subfolder, place)
+    if file.is_file():
+        if not file.name.endswith((".safetensors", INDEX)):
+            raise ValueError(
+                f"'{file}' is no safetensors file, and may be a pickle, which can run code as it is read; convert it "
+                f"with `hf-ssl import {file} --config RECIPE --output FOLDER`."
+            )
+        weights = [file]
     elif folder.is_dir():
         weights = sorted(folder.iterdir())
     else:
         return
-    pickles = [path for path in weights if path.suffix in PICKLES]
+    pickles = [path for path in weights if path.suffix.lower() in PICKLES]
     if pickles and not any(path.suffix == ".safetensors" for path in weights):
         raise ValueError(
             f"'{pickles[0]}' is a pickle, which can run code as it is read, and there are no safetensors; convert it "
             f"with `hf-ssl import {pickles[0]} --config RECIPE --output FOLDER`."
         )
-    if folder / "adapter_config.json" in weights:
-        raise ValueError(
-            f"'{folder}' holds adapter_config.json, an adapter to another model; load that model, and the adapter "
-            "onto it with PEFT."
-        )
     for index in (path for path in weights if ".safetensors.index." in path.name):
-        for shard in json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values():
-            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+        for shard in _shards(index):
+            if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
                 raise ValueError(
-                    f"'{index}' names '{shard}', which is no safetensors file of its folder; download the model anew "
+                    f"'{index}' names {shard!r}, which is no safetensors file of its folder; download the model anew "
                     "from a place that you trust."
                 )
+
+
+def _shards(index: Path) -> list[Any]:
+    try:
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"'{index}' maps no weights to safetensors files of its folder; download the model anew from a place that "
+            "you trust."
+        ) from error
+
+
+def _check_no_adapter(place: str, arguments: dict[str, Any]) -> None:
+    """With PEFT installed, transformers would take the weights from the model that an adapter names."""
+    passed_on = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    adapter = cached_file(
+        place,
+        ADAPTER_CONFIG_NAME,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{name: arguments[name] for name in passed_on if arguments.get(name) is not None},
+    )
+    if adapter is not None:
+        raise ValueError(
+            f"'{place}' holds {ADAPTER_CONFIG_NAME}, an adapter to another model; load that model, and the adapter "
+            "onto it with PEFT."
+        )
 
 
 __all__ = ["MethodPreTrainedModel"]

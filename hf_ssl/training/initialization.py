@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
 
 from hf_ssl.data.sources import is_hub_id
+from hf_ssl.models.opening import open_config
 
 
 def create_model(config: PreTrainedConfig, initialize_from: str | None) -> tuple[PreTrainedModel, str | None]:
@@ -35,6 +36,7 @@ def create_model(config: PreTrainedConfig, initialize_from: str | None) -> tuple
             f"'{initialize_from}' of --initialize_from is no folder here and no ORG/NAME of a model on the Hub; give "
             "a run, a repository folder, or such a name."
         )
+    open_config(place, subfolder)  # refuses a model of another kind
     model_class = type(AutoModelForPreTraining.from_config(config))
     try:
         model, loading = model_class.from_pretrained(

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -9,6 +10,7 @@ import pytest
 from numbered_images import encode
 
 from hf_ssl.data import UndecodableImageError, decode_image
+from hf_ssl.data.decoding import encoded_bytes
 
 
 def smooth(height, width):
@@ -139,3 +141,33 @@ def test_no_damage_crashes_the_decoder():
             except UndecodableImageError:
                 continue
             assert image.shape == (3, 16, 16)
+
+
+def test_a_row_reads_no_file_outside_its_data_set(tmp_path):
+    (tmp_path / "set").mkdir()
+    for place in ("set/in.png", "out.png", "set-too.png"):
+        (tmp_path / place).write_bytes(b"data")
+    (tmp_path / "set" / "link.png").symlink_to(tmp_path / "out.png")
+    (tmp_path / "set" / "device.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    folder, hub = str(tmp_path / "set"), "hf://datasets/org/name@"
+    refused = [
+        *((f"{folder}/{name}", folder) for name in ("../out.png", "device.png", "pipe.png")),
+        *((path, root) for path in (str(tmp_path / "out.png"), "/dev/zero") for root in (None, folder, hub)),
+        (str(tmp_path / "set-too.png"), folder),
+        (f"{folder}/in.png", None),
+        (f"{folder}/a\0b.png", folder),
+        *((path, root) for path in ("http://127.0.0.1:9/x.png", f"file://{folder}/in.png") for root in (None, hub)),
+        ("http://127.0.0.1:9/x.png", folder),
+        ("hf://datasets/org/secret@main/a.png", hub),
+        (f"{hub}main/../../../secret/a.png", hub),
+        (f"zip://a.png::file://{folder}/in.png::{hub}main/a.zip", hub),
+    ]
+    for path, root in refused:
+        with pytest.raises(UndecodableImageError, match="outside the data set"):
+            encoded_bytes({"bytes": None, "path": path}, root)
+    for name in ("in.png", "link.png"):  # folders of links into a larger data set are usual
+        assert encoded_bytes({"bytes": None, "path": f"{folder}/{name}"}, folder) == b"data"
+    assert encoded_bytes({"bytes": b"own", "path": "/dev/zero"}, None) == b"own"
+    with pytest.raises(UndecodableImageError, match="restore it"):
+        encoded_bytes({"bytes": None, "path": f"{folder}/gone.png"}, folder)

@@ -3,11 +3,14 @@ import logging
 import threading
 
 import datasets
+import pyarrow as pa
 import pytest
 import torch
 from numbered_images import NUM_ROWS, encode, height_and_width
+from pyarrow import parquet
 
 from hf_ssl.data import ImageLoader, UndecodableImageError, loader, open_source, wrap_dataset
+from hf_ssl.data.sources import int64_label
 
 
 @pytest.fixture(params=["random access", "stream"])
@@ -188,3 +191,26 @@ def test_unusable_arguments_are_refused(source):
     images = ImageLoader(source, batch_size=4, image_size=8)
     with pytest.raises(ValueError, match=r"start=10 .* 9 batches.*0 \.\. 9"):
         images.epoch(0, start=10)
+
+
+def test_rows_that_name_files_elsewhere_are_broken_and_rows_without_a_label_have_minus_one(tmp_path):
+    (tmp_path / "secret.png").write_bytes(encode([[[200] * 3]]))
+    images = [{"bytes": encode([[[9] * 3]]), "path": None}, {"bytes": None, "path": str(tmp_path / "secret.png")}]
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    rows = datasets.Dataset.from_dict({"image": images, "label": [None, 4]}, features=features)
+    (tmp_path / "set").mkdir()
+    rows.to_parquet(tmp_path / "set" / "train.parquet")
+    # What writes parquet may put files into it; the row is written as an attacker would.
+    table = parquet.read_table(tmp_path / "set" / "train.parquet")
+    column = pa.array(images, table.schema.field("image").type)
+    parquet.write_table(table.set_column(0, table.schema.field("image"), column), tmp_path / "set" / "train.parquet")
+    images = ImageLoader(open_source(str(tmp_path / "set"), split="train"), batch_size=2, image_size=1, shuffle=False)
+    [batch] = images.epoch(0)
+    assert images.num_undecodable == 1
+    assert batch.images.unique().tolist() == [9] and batch.labels.tolist() == [-1, -1]
+
+
+def test_a_label_that_is_too_great_is_one_sentence():
+    with pytest.raises(ValueError, match="number the classes from 0"):
+        int64_label(2**63)
+    assert [int64_label(label) for label in (None, 0, 2**63 - 1)] == [-1, 0, 2**63 - 1]

@@ -79,7 +79,8 @@ def copy(source, folder, short_side=SIDE, **options):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_larger_image_gets_the_side_and_keeps_its_aspect_and_its_colours(name, tmp_path):
-    before, (height, width) = decode_upright(LARGE[name])
+    decoded = decode_upright(LARGE[name])
+    before, (height, width) = decoded.rgb, decoded.size
     _, [row] = copy(make_source([LARGE[name]]), tmp_path, jpeg_quality=95)
     picture = PIL.Image.open(io.BytesIO(row["image"]["bytes"]))
     assert picture.format == "JPEG"
@@ -120,8 +121,8 @@ def test_order_labels_and_counts(tmp_path, stream):
         if images[place] in SMALL.values():
             assert row["image"]["bytes"] == images[place]
         else:
-            _, (height, width) = decode_upright(images[place])
-            shape = decode_upright(row["image"]["bytes"])[1]
+            height, width = decode_upright(images[place]).size
+            shape = decode_upright(row["image"]["bytes"]).size
             assert (shape[0] < shape[1]) == (height < width)
 
 

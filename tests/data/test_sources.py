@@ -7,6 +7,7 @@ import pytest
 from numbered_images import NUM_ROWS, draw
 
 from hf_ssl.data import ImageLoader, open_source, wrap_dataset
+from hf_ssl.data.sources import split_names
 
 REAL_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "tiny-imagenet-100"
 
@@ -51,6 +52,17 @@ def test_an_image_folder_gets_its_labels_from_its_subfolders(image_folder):
     assert not source.is_stream and source.num_rows == 5
     assert source.class_names == ["even", "odd"]
     assert pixel_and_label(source) == [(5 * row, row % 2) for row in range(5)]
+
+
+def test_a_folder_of_links_into_another_is_read(image_folder, tmp_path_factory):
+    linked = tmp_path_factory.mktemp("linked")
+    for file in image_folder.glob("*/*/*.png"):
+        link = linked / file.relative_to(image_folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    assert pixel_and_label(open_source(str(linked), split="train")) == pixel_and_label(
+        open_source(str(image_folder), split="train")
+    )
 
 
 def test_a_class_missing_from_a_split_does_not_shift_the_labels(image_folder):
@@ -225,3 +237,47 @@ def test_the_head_of_a_source_has_its_first_rows(parquet_folder, numbered_rows):
         for count in (0, source.num_rows + 1):
             with pytest.raises(ValueError, match=f"choose a number from 1 to {source.num_rows}"):
                 source.head(count)
+
+
+def test_an_empty_or_misnamed_split_does_not_block_a_good_one(image_folder, numbered_rows, tmp_path):
+    (image_folder / "test").mkdir()
+    (image_folder / "new-ones" / "odd").mkdir(parents=True)
+    (image_folder / "new-ones" / "odd" / "7.png").write_bytes(draw(7))
+    assert open_source(str(image_folder), split="train").num_rows == 5
+    assert "test" not in split_names(str(image_folder))
+    with pytest.raises(ValueError, match="holds no images: choose another split"):
+        open_source(str(image_folder), split="test")
+    with pytest.raises(ValueError, match="'new-ones'.*letters, digits and underscores"):
+        open_source(str(image_folder), split="new-ones")
+
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    numbered_rows.select(range(6)).to_parquet(folder / "train.parquet")
+    numbered_rows.select([]).to_parquet(folder / "test.parquet")
+    assert split_names(str(folder)) == ["train"]
+    assert open_source(str(folder), split="train").num_rows == 6
+    with pytest.raises(ValueError, match="'test'.* has no rows: choose another one"):
+        open_source(str(folder), split="test")
+
+
+def test_files_that_cannot_be_read_together_are_one_sentence(numbered_rows, tmp_path):
+    (tmp_path / "train-00000-of-00002.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="'train'.*cannot be read together .*: replace the broken one") as caught:
+        open_source(str(tmp_path), split="train")
+    assert "\n" not in str(caught.value)
+    numbered_rows.select(range(3)).to_parquet(tmp_path / "train-00000-of-00002.parquet")
+    numbered_rows.select(range(3)).remove_columns("label").add_column("other", ["a"] * 3).to_parquet(
+        tmp_path / "train-00001-of-00002.parquet"
+    )
+    with pytest.raises(ValueError, match="cannot be read together .*: replace the broken one") as caught:
+        open_source(str(tmp_path), split="train")
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_one_class_are_labelled(tmp_path):
+    for row in range(3):
+        (tmp_path / "train" / "only").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "only" / f"{row}.png").write_bytes(draw(row))
+    source = open_source(str(tmp_path), split="train")
+    assert source.class_names == ["only"]
+    assert pixel_and_label(source) == [(0, 0), (5, 0), (10, 0)]

@@ -1,4 +1,5 @@
 import copy
+import weakref
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from hf_ssl.data import ImageLoader, make_textures, wrap_dataset
 from hf_ssl.evaluation import evaluate_encoder
 from hf_ssl.evaluation.evaluate_encoder import evaluate_encoders
-from hf_ssl.evaluation.features import extract_features
+from hf_ssl.evaluation.features import Features, extract_all
 from hf_ssl.evaluation.knn import knn_scores
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import write_results
@@ -61,14 +62,14 @@ def test_the_folded_classifier_has_the_accuracy_that_is_reported(evaluation, enc
     outcome = evaluation[0]
     assert set(outcome.classifiers) == {"pretrained", "random"}
     for row in outcome.results[:2]:
-        test = extract_features(encoders[row["encoder"]], texture_loaders[1], **VIEW)
+        test = extract_all(encoders, texture_loaders[1], **VIEW)[row["encoder"]]
         predicted = outcome.classifiers[row["encoder"]](test.features).argmax(dim=1)
         assert (predicted == test.labels).float().mean().item() == pytest.approx(row["accuracy"])
         assert row["feature_dim"] == test.features.shape[1]
 
 
 def test_knn_is_measured_on_the_same_features(evaluation, encoders, texture_loaders):
-    train, test = (extract_features(encoders["random"], loader, **VIEW) for loader in texture_loaders)
+    train, test = (extract_all(encoders, loader, **VIEW)["random"] for loader in texture_loaders)
     shares = knn_scores(train.features, train.labels, test.features, 20, k=20, temperature=0.07)
     [row] = [row for row in evaluation[0].results if (row["encoder"], row["classifier"]) == ("random", "knn")]
     assert row["accuracy"] == pytest.approx((shares.argmax(dim=1) == test.labels).float().mean().item())
@@ -121,3 +122,24 @@ def test_each_encoder_is_reported(evaluation):
     for name in ("pretrained", "random", "raw_pixels"):
         for measured in ("accuracy", "kNN accuracy"):
             assert any(line.startswith(f"{name}: {measured}") for line in evaluation[1])
+
+
+def test_features_are_freed_as_soon_as_they_are_classified(encoders, texture_loaders, monkeypatch):
+    made, fit, alive = [], evaluate_encoder.fit_linear_probe, []
+
+    def make(encoders, loader, **view):
+        labels = torch.arange(60) % 3
+        features = {name: Features(torch.randn(60, 4), labels) for name in (*encoders, "raw_pixels")}
+        made.append([weakref.ref(each.features) for each in features.values()])
+        return features
+
+    def count(*arguments, **options):
+        alive.append([[feature() is not None for feature in split] for split in made])
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(evaluate_encoder, "extract_all", make)
+    monkeypatch.setattr(evaluate_encoder, "fit_linear_probe", count)
+    arguments = ProbeArguments(weight_decay=0.1)
+    outcome = evaluate_encoders(encoders, *texture_loaders, num_classes=3, **VIEW, arguments=arguments, knn_k=5)
+    assert alive == [[[True] * 3] * 2, [[False, True, True]] * 2, [[False, False, True]] * 2]
+    assert [row["encoder"] for row in outcome.results] == ["pretrained", "random", "raw_pixels"] * 2

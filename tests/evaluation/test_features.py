@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_ssl.evaluation.features import extract_all, extract_features
+from hf_ssl.evaluation.features import extract_all
 from hf_ssl.evaluation.linear_probe import fit_linear_probe
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 
@@ -13,9 +13,13 @@ VIEW = {"output_size": 16, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "dev
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
 
 
+def extract_one(encoder, loader, **view):
+    return extract_all({"it": encoder}, loader, raw_pixels=False, **view)["it"]
+
+
 def test_the_encoder_is_left_as_it_was(make_loader, pictures, small_encoder):
     before = copy.deepcopy(small_encoder.state_dict())
-    extract_features(small_encoder.train(), make_loader(pictures, LABELS), **VIEW)
+    extract_one(small_encoder.train(), make_loader(pictures, LABELS), **VIEW)
     for name, tensor in small_encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in small_encoder.parameters())
@@ -23,8 +27,8 @@ def test_the_encoder_is_left_as_it_was(make_loader, pictures, small_encoder):
 
 def test_the_encoder_runs_in_eval_mode(make_loader, pictures, small_encoder):
     loader = make_loader(pictures, LABELS)
-    in_training = extract_features(small_encoder.train(), loader, **VIEW)
-    in_eval = extract_features(small_encoder.eval(), loader, **VIEW)
+    in_training = extract_one(small_encoder.train(), loader, **VIEW)
+    in_eval = extract_one(small_encoder.eval(), loader, **VIEW)
     assert torch.equal(in_training.features, in_eval.features)
 
 
@@ -35,9 +39,9 @@ def test_every_module_gets_its_mode_back(make_loader, pictures, small_encoder, f
     if fails:
         small_encoder.layers.append(nn.Linear(3, 3))  # does not fit onto 8 features
         with pytest.raises(RuntimeError):
-            extract_features(small_encoder, make_loader(pictures, LABELS), **VIEW)
+            extract_one(small_encoder, make_loader(pictures, LABELS), **VIEW)
     else:
-        extract_features(small_encoder, make_loader(pictures, LABELS), **VIEW)
+        extract_one(small_encoder, make_loader(pictures, LABELS), **VIEW)
     modes = [module.training for module in small_encoder.layers]
     assert modes[:3] == [True, False, True]
     assert small_encoder.training
@@ -45,7 +49,7 @@ def test_every_module_gets_its_mode_back(make_loader, pictures, small_encoder, f
 
 def test_features_do_not_depend_on_the_batch_size(make_loader, pictures, small_encoder):
     one, four, all_at_once = (
-        extract_features(small_encoder, make_loader(pictures, LABELS, batch_size=size), **VIEW) for size in (1, 4, 11)
+        extract_one(small_encoder, make_loader(pictures, LABELS, batch_size=size), **VIEW) for size in (1, 4, 11)
     )
     assert one.features.shape == (11, 8)
     torch.testing.assert_close(four.features, one.features)
@@ -56,22 +60,22 @@ def test_rows_are_in_the_order_of_the_source(make_loader, pooled_encoder):
     levels = np.arange(11, dtype=np.uint8) * 20
     pictures = np.broadcast_to(levels[:, None, None, None], (11, 16, 16, 3)).copy()
     mean_pixel = pooled_encoder(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    extracted = extract_features(mean_pixel, make_loader(pictures, LABELS), **VIEW)
+    extracted = extract_one(mean_pixel, make_loader(pictures, LABELS), **VIEW)
     expected = (torch.from_numpy(levels)[:, None] / 255 - torch.tensor(VIEW["mean"])) / torch.tensor(VIEW["std"])
     torch.testing.assert_close(extracted.features, expected)
     assert extracted.labels.tolist() == LABELS
 
 
 def test_a_probe_can_be_fitted_to_the_features(make_loader, pictures, small_encoder):
-    extracted = extract_features(small_encoder, make_loader(pictures, LABELS), **VIEW)
+    extracted = extract_one(small_encoder, make_loader(pictures, LABELS), **VIEW)
     assert not extracted.features.requires_grad
     fit_linear_probe(extracted.features, extracted.labels, 3, ProbeArguments(weight_decay=0.1))
 
 
 def test_autocast_features_are_float32_and_close(make_loader, pictures, small_encoder):
     loader = make_loader(pictures, LABELS)
-    exact = extract_features(small_encoder, loader, **VIEW).features
-    rounded = extract_features(small_encoder, loader, **VIEW, autocast_dtype=torch.bfloat16).features
+    exact = extract_one(small_encoder, loader, **VIEW).features
+    rounded = extract_one(small_encoder, loader, **VIEW, autocast_dtype=torch.bfloat16).features
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)
@@ -99,7 +103,7 @@ def test_pixels_of_large_views_are_scaled_down(make_loader):
 def test_together_encoders_give_what_each_gives_alone(make_loader, pictures, small_encoder, pooled_encoder):
     loader, decoded = make_loader(pictures, LABELS), []
     mean_pixel = pooled_encoder(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    alone = [extract_features(encoder, loader, **VIEW) for encoder in (small_encoder, mean_pixel)]
+    alone = [extract_one(encoder, loader, **VIEW) for encoder in (small_encoder, mean_pixel)]
     pixels = extract_all({}, loader, **VIEW)["raw_pixels"]
 
     epoch = loader.epoch
@@ -113,4 +117,4 @@ def test_together_encoders_give_what_each_gives_alone(make_loader, pictures, sma
 
 def test_a_loader_that_drops_images_is_refused(make_loader, pictures, small_encoder):
     with pytest.raises(ValueError, match="8 of the 11 images.*drop_last=False"):
-        extract_features(small_encoder, make_loader(pictures, LABELS, drop_last=True), **VIEW)
+        extract_one(small_encoder, make_loader(pictures, LABELS, drop_last=True), **VIEW)

@@ -19,7 +19,7 @@ from transformers import AutoModel
 from hf_ssl.augment import ViewPolicy
 from hf_ssl.data import ImageLoader, open_source
 from hf_ssl.evaluation.compare import compare, describe_views, format_table, forward_flops, read_runs, results_table
-from hf_ssl.evaluation.features import extract_features
+from hf_ssl.evaluation.features import extract_all
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.probe_run import DataArguments, parse_probe, probe_run
 from hf_ssl.evaluation.report import draw_accuracies, write_report
@@ -71,9 +71,9 @@ def test_the_saved_classifier_has_the_accuracy_that_was_recorded(run, texture_fo
     loader = ImageLoader(source, batch_size=16, image_size=32, shuffle=False, drop_last=False)
     encoder = AutoModel.from_pretrained(run / "pretraining")
     config = encoder.config
-    features = extract_features(
-        encoder, loader, output_size=32, mean=config.image_mean, std=config.image_std, device="cpu"
-    )
+    features = extract_all(
+        {"it": encoder}, loader, output_size=32, mean=config.image_mean, std=config.image_std, device="cpu"
+    )["it"]
     classifier = load_file(run / "probe.safetensors")
     scores = features.features @ classifier["weight"].T + classifier["bias"]
     accuracy = (scores.argmax(dim=1) == features.labels).float().mean().item()

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from hf_ssl.evaluation.compare import forward_flops
 from hf_ssl.evaluation.results import find_result, read_results, rows_by_encoder, write_results
 
 ROW = {
@@ -211,3 +212,18 @@ def test_the_rows_of_classifiers_are_not_mixed(tmp_path):
         find_result(results, "random", "knn")
     with pytest.raises(KeyError, match="no knn result of the encoder 'random', only of: none;"):
         find_result(RESULTS, "random", "knn")
+
+
+def test_results_of_a_method_that_is_none_of_ours_are_refused(tmp_path):
+    results = copy.deepcopy(RESULTS)
+    results["model"]["model_type"] = "bert"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="results.json: model.model_type: 'bert' is no method of hf_ssl"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_config_in_results_says_no_more_than_the_methods_fields():
+    results = copy.deepcopy(RESULTS)
+    results["model"]["config"]["attn_implementation"] = "somebody/kernel"
+    with pytest.raises(ValueError, match="config.json has the key 'attn_implementation'"):
+        forward_flops(results)

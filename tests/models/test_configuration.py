@@ -65,3 +65,10 @@ def test_keywords_of_the_caller_are_not_of_the_file(write):
 def test_the_default_pixels_are_imagenets():
     assert tuple(IMAGE_MEAN) == timm.data.IMAGENET_DEFAULT_MEAN
     assert tuple(IMAGE_STD) == timm.data.IMAGENET_DEFAULT_STD
+
+
+@pytest.mark.parametrize("value", ["32", None, 32.5])
+def test_a_value_of_the_wrong_type_is_refused_in_one_sentence(tiny_config, value):
+    with pytest.raises(ValueError, match="config.json does not hold what .*Config takes .*'image_size'") as caught:
+        type(tiny_config).from_dict({"image_size": value})
+    assert "\n" not in str(caught.value)

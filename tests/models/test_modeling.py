@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining
 
@@ -42,10 +43,34 @@ def test_a_pickle_alone_is_refused_with_the_way_out(model, folder, name):
             load(use_safetensors=False)
 
 
-def test_a_pickle_in_place_of_a_folder_is_refused(model, folder):
-    torch.save(model.state_dict(), folder / "weights.bin")
-    with pytest.raises(ValueError, match=REASON):
-        type(model).from_pretrained(folder / "weights.bin", config=model.config)
+@pytest.mark.parametrize("name", ["weights.bin", "weights.pkl", "weights.PTH", "weights.bin.gz", "weights"])
+def test_a_file_in_place_of_a_folder_is_safetensors_or_refused(model, folder, name, monkeypatch):
+    torch.save(model.state_dict(), folder / name)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.chdir(folder.parent)
+    for place, subfolder in ((folder / name, ""), (name, folder.name)):
+        with pytest.raises(ValueError, match="may be a pickle, which can run code as it is read; convert it with "):
+            type(model).from_pretrained(place, config=model.config, subfolder=subfolder)
+    state = type(model).from_pretrained(folder / "model.safetensors", config=model.config).state_dict()
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in state.items())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none_is_refused(model, folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    for load in loaders(model, folder):
+        with pytest.raises(ValueError, match="safetensors files? of its folder; download the model anew"):
+            load()
+
+
+def test_an_adapter_on_the_hub_is_refused(hub, model, folder):
+    api = HfApi()
+    api.create_repo("org/model")
+    api.upload_folder(folder_path=folder, repo_id="org/model", path_in_repo="pretraining")
+    type(model).from_pretrained("org/model", subfolder="pretraining")
+    api.upload_file(path_or_fileobj=b"{}", path_in_repo="pretraining/adapter_config.json", repo_id="org/model")
+    with pytest.raises(ValueError, match="'org/model' holds adapter_config.json, an adapter to another model"):
+        type(model).from_pretrained("org/model", subfolder="pretraining")
 
 
 def test_safetensors_are_read_and_a_pickle_beside_them_is_not(model, folder):

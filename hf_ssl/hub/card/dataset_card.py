@@ -22,6 +22,8 @@ from hf_ssl.hub.card.markdown import code, link, plain
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 LISTED = 100
+# Sizes within this factor are said to be the same.
+SAME_SIZE = 1.05
 # The Hub's sizes, by their upper ends.
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
@@ -93,11 +95,25 @@ def _summary(record: dict[str, Any]) -> str:
     before = sum(split["source_bytes"] for split in record["splits"])
     after = sum(split["bytes"] for split in record["splits"])
     part = f"the first {record['num_images']:,} images of each split of " if record["num_images"] is not None else ""
+    smaller = "smaller " if before / after >= SAME_SIZE else ""
+    too_long = _count_too_long(record)
+    except_for = f" but for {too_long:,} very long ones" if too_long else ""
     return (
-        f"A smaller copy, for streaming, of {part}{_source(record)}: no image has a shorter side of more than "
-        f"{record['short_side']} pixels, and {format_bytes(after)} of images stand for {format_bytes(before)}, "
-        f"{before / after:.1f} times as much."
+        f"A {smaller}copy, for streaming, of {part}{_source(record)}: no image{except_for} has a shorter side of "
+        f"more than {record['short_side']} pixels, and {format_bytes(after)} of images stand for "
+        f"{format_bytes(before)}: {compare_size(before, after)}."
     )
+
+
+def compare_size(before: int, after: int) -> str:
+    """How many times less bytes there are than before, in words."""
+    if after / before >= SAME_SIZE:
+        return f"{after / before:.1f} times more"
+    return f"{before / after:.1f} times less" if before / after >= SAME_SIZE else "the same size"
+
+
+def _count_too_long(record: dict[str, Any]) -> int:
+    return sum(split["too_long"] for split in record["splits"])
 
 
 def _source(record: dict[str, Any]) -> str:
@@ -134,9 +150,14 @@ def _columns(features: datasets.Features) -> str:
 
 
 def _steps(record: dict[str, Any]) -> list[str]:
-    side, quality = record["short_side"], record["jpeg_quality"]
+    side, quality, too_long = record["short_side"], record["jpeg_quality"], _count_too_long(record)
+    images = "image is" if too_long == 1 else "images are"
+    kept = (
+        [f"{too_long:,} {images} copied likewise, as no JPEG can be so long at this shorter side."] if too_long else []
+    )
     return [
         f"Images whose shorter side is {side} pixels or less are copied byte for byte, whatever their format.",
+        *kept,
         "The others were decoded and turned upright as their EXIF entry says, made 8 bit RGB (greyscale stays "
         "greyscale, CMYK is converted, 16 bit scaled down, alpha dropped, of animations the first frame is taken), "
         f"and resized in their aspect ratio, to a shorter side of {side} pixels, with Lanczos' filter, which is "

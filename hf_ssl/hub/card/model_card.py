@@ -92,7 +92,7 @@ def _variables(repository: Path, results: dict[str, Any], repo_id: str | None) -
         "num_classes": evaluation["num_classes"],
         "model_class": model_class.__name__,
         # Through the config, which lets nothing but a number pass into code.
-        "image_size": config_class(**model["config"]).image_size,
+        "image_size": config_class.from_dict(model["config"]).image_size,
         "num_views": len(pretraining["arguments"]["views"]),
         "training_table": _training_table(results),
         "hyperparameters_table": _hyperparameters_table(results),

@@ -36,6 +36,7 @@ from hf_ssl.hub.convert.layouts import POOLED, Layout, stock_layout
 from hf_ssl.hub.publish.client import call_hub
 from hf_ssl.hub.repository.public import public_results
 from hf_ssl.models.encoder import create_encoder
+from hf_ssl.models.opening import open_config
 
 # Of the largest output: what another order of the same sums makes in float32, and no difference of the models.
 TOLERANCE = 1e-5
@@ -134,7 +135,7 @@ def open_source_model(source: str) -> Source:
     folder = Path(source)
     if folder.is_dir():
         if (folder / "config.json").is_file():
-            is_ours = "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            is_ours = "model_type" in _read_json(folder / "config.json")
             return _open_run(folder, folder) if is_ours else _open_repository(folder, folder.resolve().name)
         if (folder / "pretraining" / "config.json").is_file():
             return _open_run(folder, folder / "pretraining")
@@ -156,7 +157,9 @@ def open_source_model(source: str) -> Source:
 
 
 def _open_run(run: Path, weights: Path) -> Source:
-    model = AutoModelForPreTraining.from_pretrained(weights, dtype=torch.float32)
+    model = AutoModelForPreTraining.from_pretrained(
+        weights, config=open_config(weights), dtype=torch.float32, trust_remote_code=False
+    )
     results = read_results(run / "results.json") if (run / "results.json").is_file() else None
     evaluation = (results or {}).get("evaluation")
     probed = evaluation is not None and (run / PROBE).is_file()
@@ -177,19 +180,8 @@ def _open_run(run: Path, weights: Path) -> Source:
 
 
 def _open_repository(folder: Path, name: str) -> Source:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    seen = config.get("pretrained_cfg", {})
-    lacking = ({"architecture", "num_classes"} - config.keys()) | ({"input_size", "mean", "std"} - seen.keys())
-    if lacking:
-        raise ValueError(
-            f"config.json of '{name}' lacks '{min(lacking)}', so it is no timm model; give a run, or the repository "
-            "that `hf-ssl card` wrote."
-        )
-    if seen.get("crop_mode", "center") != "center":
-        raise ValueError(
-            f"'{name}' sees images by the crop_mode '{seen['crop_mode']}', which the stock image processor does not "
-            "know; load it with timm installed."
-        )
+    config = _read_timm_config(folder, name)
+    seen = config["pretrained_cfg"]
     # timm says it there once more.
     model_args = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
     encoder = create_encoder(config["architecture"], model_args, config["num_classes"])
@@ -203,8 +195,92 @@ def _open_repository(folder: Path, name: str) -> Source:
         image_std=list(seen["std"]),
         crop_fraction=seen.get("crop_pct", 1.0),
         interpolation=seen.get("interpolation", "bilinear"),
-        class_names=list(class_names) or None,
+        class_names=class_names or None,
         results=read_results(folder / "results.json") if (folder / "results.json").is_file() else None,
+    )
+
+
+def _read_timm_config(folder: Path, name: str) -> dict[str, Any]:
+    """config.json of a timm model, with all that is taken of it checked.
+
+    Raises:
+        ValueError: if it lacks something, or something is not what timm writes or the image processor knows.
+    """
+    config = _read_json(folder / "config.json")
+    seen = config.get("pretrained_cfg", {})
+    if isinstance(seen, dict):
+        lacking = ({"architecture", "num_classes"} - config.keys()) | ({"input_size", "mean", "std"} - seen.keys())
+        if lacking:
+            raise ValueError(
+                f"config.json of '{name}' lacks '{min(lacking)}', so it is no timm model; give a run, or the "
+                "repository that `hf-ssl card` wrote."
+            )
+        if seen.get("crop_mode", "center") != "center":
+            raise ValueError(
+                f"'{name}' sees images by the crop_mode '{seen['crop_mode']}', which the stock image processor does "
+                "not know; load it with timm installed."
+            )
+    else:
+        seen = {}
+    size, labels = seen.get("input_size"), config.get("label_names")
+    crop, resampling = seen.get("crop_pct", 1.0), seen.get("interpolation", "bilinear")
+    means, deviations = seen.get("mean"), seen.get("std")
+    known = [name.lower() for name in Image.Resampling.__members__]
+    count = config.get("num_classes")
+    for key, value, valid, allowed in (
+        ("pretrained_cfg", config.get("pretrained_cfg"), bool(seen), "a mapping"),
+        ("architecture", config.get("architecture"), isinstance(config.get("architecture"), str), "a name"),
+        ("model_args", config.get("model_args"), isinstance(config.get("model_args", {}), dict), "a mapping"),
+        ("num_classes", count, _is_integer(count) and count >= 0, "a whole number"),
+        (
+            "label_names",
+            labels,
+            not labels or (_is_list(labels, str) and len(labels) == count),
+            "as many names as classes",
+        ),
+        (
+            "input_size",
+            size,
+            _is_list(size, int) and len(size) == 3 and size[0] == 3 and size[1] == size[2] > 0,
+            "[3, side, side]",
+        ),
+        ("mean", means, _is_list(means, (int, float)) and len(means) == 3, "three numbers"),
+        (
+            "std",
+            deviations,
+            _is_list(deviations, (int, float)) and len(deviations) == 3 and min(deviations) > 0,
+            "three numbers above 0",
+        ),
+        ("crop_pct", crop, _is_list([crop], (int, float)) and 0 < crop <= 1, "a share above 0 and up to 1"),
+        ("interpolation", resampling, resampling in known, f"one of {', '.join(known)}"),
+    ):
+        if not valid:
+            raise ValueError(
+                f"config.json of '{name}' has {value!r} for '{key}', where {allowed} is due; correct it, or load the "
+                "model with timm."
+            )
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}); take the model anew.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' is no mapping of keys to values; take the model anew.")
+    return content
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """Whether it is a list of such items, the numbers among them finite."""
+    return isinstance(value, list) and all(
+        isinstance(item, kind) and not isinstance(item, bool) and (isinstance(item, str) or math.isfinite(item))
+        for item in value
     )
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -93,7 +94,7 @@ def import_checkpoint(checkpoint: Path, config: PreTrainedConfig, output: Path, 
         else:
             source = None
         if source in tensors and tensors[source].shape == state[name].shape:
-            state[name] = tensors[source].to(state[name].dtype)
+            state[name] = _as_weight(tensors[source], state[name].dtype, f"'{source}' of '{checkpoint}'")
             used.add(source)
             if not of_encoder:
                 taken.append(name)
@@ -150,7 +151,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"'{path}' is not in the safetensors format ({error}); take the file anew.") from error
     try:
         # The arguments of a command line, which training scripts like to store, are plain values in a shell.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the pickle's protocol before it refuses it
             content = torch.load(path, map_location="cpu", weights_only=True)
         return dict(_walk(content))
     except pickle.UnpicklingError as error:
@@ -166,15 +168,38 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _walk(content: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def _walk(content: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+    seen = set() if seen is None else seen
     if isinstance(content, Tensor):
+        if content.is_nested:
+            raise ValueError(f"'{path}' is a nested tensor")
         yield path, content.detach()
-    elif isinstance(content, Mapping):
-        for key, item in content.items():
-            yield from _walk(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(content, (list, tuple)):
-        for index, item in enumerate(content):
-            yield from _walk(item, f"{path}.{index}" if path else str(index))
+    elif isinstance(content, (Mapping, list, tuple)) and id(content) not in seen:
+        # A container that lies in several places has more paths than anybody can walk.
+        seen.add(id(content))
+        items = content.items() if isinstance(content, Mapping) else enumerate(content)
+        for key, item in items:
+            yield from _walk(item, f"{path}.{key}" if path else str(key), seen)
+
+
+def _as_weight(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
+    """The tensor in the dtype of ours.
+
+    Raises:
+        ValueError: if it holds no numbers of this kind, or numbers that are not finite.
+    """
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+    if not dense or not (tensor.is_floating_point() if dtype.is_floating_point else whole):
+        kind = "dense floating-point numbers" if dtype.is_floating_point else "dense integers"
+        raise ValueError(
+            f"{where} holds {tensor.dtype} numbers, {tensor.layout} on {tensor.device.type}, where {kind} are due; "
+            "save the weights as those of the plain model."
+        )
+    weight = tensor.to(dtype)
+    if not weight.isfinite().all():
+        raise ValueError(f"{where} holds numbers that are not finite; take a checkpoint from before it diverged.")
+    return weight
 
 
 def _find_encoder(
@@ -190,10 +215,8 @@ def _find_encoder(
     counts = _count_by_prefix(required, tensors)
     complete = [found for found, count in counts.items() if count == len(required)]
     if prefix is None and len(complete) > 1:
-        raise ValueError(
-            f"'{path}' has {len(complete)} encoders of this kind; choose one by its prefix: "
-            f"{' or '.join(f'--prefix {found}' for found in sorted(complete))}."
-        )
+        choices = " or ".join(f"--prefix '{found}'" for found in sorted(complete))
+        raise ValueError(f"'{path}' has {len(complete)} encoders of this kind; choose one by its prefix: {choices}.")
     if prefix in complete or (prefix is None and complete):
         return complete[0] if prefix is None else prefix
     if prefix is None:

@@ -100,6 +100,8 @@ def stock_layout(encoder: nn.Module, class_names: list[str] | None) -> Layout:
 def _vit(encoder: VisionTransformer, class_names: list[str] | None) -> Layout:
     if encoder.global_pool not in ("token", "avg") or encoder.pool_include_prefix:
         raise _refusal("ViTModel", f"pools by '{encoder.global_pool}', neither the class token nor the patches' mean")
+    if not encoder.blocks:
+        raise _refusal("ViTModel", "has no blocks")
     has_classifier = class_names is not None and encoder.global_pool == "token"
     modules = dict(VIT)
     for block in range(len(encoder.blocks)):

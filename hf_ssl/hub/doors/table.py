@@ -10,6 +10,7 @@ same float32 weights, at most in another order, which makes some 1e-6; weights i
 """
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
+from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoModel, PreTrainedConfig
 from transformers.utils import logging
 
 import hf_ssl  # noqa: F401  registers the models with the Auto classes
@@ -45,6 +46,8 @@ from hf_ssl.hub.doors.stock import (
     timm_transform,
 )
 from hf_ssl.hub.publish.client import explain, redact
+from hf_ssl.hub.repository.layout import check_root_config
+from hf_ssl.models.opening import open_config
 
 TOLERANCE = 1e-4
 # Means and deviations are decimals that pass through JSON.
@@ -92,6 +95,7 @@ def check_doors(repository: str | Path, picture: Path | None = None) -> list[Doo
     results = read_results(_fetch(place, "results.json"))
     if "evaluation" not in results:
         raise ValueError(f"The results.json of '{place.name}' has no evaluation; write it anew with `hf-ssl card`.")
+    check_root_config(json.loads(_fetch(place, "config.json").read_text(encoding="utf-8")), place.name)
     weights = _fetch(place, "model.safetensors")
     image = make_picture() if picture is None else load_picture(picture)
     with torch.no_grad(), _without_load_reports():
@@ -160,7 +164,7 @@ def pretraining_encoder(repository: Repository, picture: Image.Image) -> Tensor:
 
 def pretraining_model(repository: Repository, picture: Image.Image) -> Tensor:
     """Features of the complete pretraining model, opened by its own class, as the timm model that it gives away."""
-    config = AutoConfig.from_pretrained(repository.name, subfolder="pretraining", **repository.arguments)
+    config = open_config(repository.name, "pretraining", repository.revision)
     model_class = MODEL_FOR_PRETRAINING_MAPPING[type(config)]
     model = model_class.from_pretrained(repository.name, subfolder="pretraining", revision=repository.revision)
     return model.to_timm().eval()(image_processor(repository, picture))
@@ -184,7 +188,8 @@ OWN_DOORS = (
 
 
 def _open_encoder(place: Repository) -> nn.Module:
-    return AutoModel.from_pretrained(place.name, subfolder="pretraining", **place.arguments)
+    config = open_config(place.name, "pretraining", place.revision)
+    return AutoModel.from_pretrained(place.name, subfolder="pretraining", config=config, **place.arguments)
 
 
 def _fetch(place: Repository, file: str) -> Path:

@@ -5,10 +5,11 @@ A copy's folder holds `data/SPLIT-00000-of-00001.parquet`, its record `resized.j
 
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 from huggingface_hub import HfApi, HfFileSystem
 from pyarrow import parquet
 
-from hf_ssl.data.files import write_whole
+from hf_ssl.data.files import check_writable_folder, write_whole
 from hf_ssl.data.inspection import format_bytes
-from hf_ssl.data.resized import JPEG_QUALITY, SHARD_SIZE_MB, write_resized_split
+from hf_ssl.data.resized import JPEG_QUALITY, SHARD_SIZE_MB, ResizedSplit, write_resized_split
 from hf_ssl.data.rows import is_streamed, open_splits, printable
-from hf_ssl.data.sources import is_local, open_source, split_names
-from hf_ssl.hub.card.dataset_card import render_dataset_card
+from hf_ssl.data.sources import is_hub_id, is_local, open_source, split_names
+from hf_ssl.hub.card.dataset_card import compare_size, render_dataset_card
 from hf_ssl.hub.publish.client import HubError, call_hub, open_hub
 from hf_ssl.hub.publish.upload import check_ours, upload_folder
 from hf_ssl.hub.repository.layout import list_repository
@@ -30,6 +31,9 @@ from hf_ssl.hub.repository.public import shorten_command
 
 RECORD = "resized.json"
 CARD = "README.md"
+RECORD_KEYS = ("dataset", "revision", "short_side", "jpeg_quality", "num_images", "command", "versions", "splits")
+VERSION_KEYS = ("hf_ssl", "pillow")
+SPLIT_KEYS = tuple(field.name for field in fields(ResizedSplit))
 SHARD = re.compile(r"data/[^/]+-\d{5,}-of-\d{5,}\.parquet")
 
 
@@ -63,14 +67,19 @@ def copy_dataset(
 
     Raises:
         FileExistsError: `output` exists.
+        NotADirectoryError, PermissionError: `output` cannot be made.
         FileNotFoundError, ConnectionError, ValueError: as `open_source` and `write_resized_split`.
     """
     if output.exists() or output.is_symlink():
         raise FileExistsError(f"'{output}' exists; choose another folder for the copy, or remove this one.")
-    sources = open_splits(pin(dataset), splits, image_column=image_column, label_column=label_column)
+    target = output.resolve()
+    check_writable_folder(next(parent for parent in target.parents if parent.exists()))
+    if not is_streamed(dataset) and target.is_relative_to(Path(dataset).expanduser().resolve()):
+        raise ValueError(f"'{output}' lies in the data set '{dataset}' itself; choose a folder outside it.")
+    pinned = pin(dataset)
+    sources = open_splits(pinned, splits, image_column=image_column, label_column=label_column)
     name, revision = sources[0].name, sources[0].revision
     local = is_local(name, revision)
-    target = output.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch, target.name)
@@ -87,13 +96,18 @@ def copy_dataset(
             )
             for source in sources
         ]
+        shown = (
+            shorten_command(command, {dataset, name})
+            if local
+            else shorten_command(_pin_in(command, dataset, pinned), set())
+        )
         record = {
             "dataset": Path(name).expanduser().resolve().name if local else name,
             "revision": revision,
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
             "num_images": num_images,
-            "command": shorten_command(command, {name} if local else set()),
+            "command": shown,
             "versions": {package: version(package) for package in ("hf_ssl", "pillow", "datasets")},
             "splits": [asdict(split) for split in copied],
         }
@@ -113,6 +127,16 @@ def pin(dataset: str) -> str:
     return f"{name}@{commit}"
 
 
+def _pin_in(command: str, dataset: str, pinned: str) -> str:
+    """The command line with the data set's commit, so that it gives the same copy later."""
+    words = shlex.split(command)
+    before = ["", *words][: len(words)]
+    return shlex.join(
+        pinned if word == dataset and flag != "--push_to_hub" else word
+        for flag, word in zip(before, words, strict=True)
+    )
+
+
 def push_copy(folder: Path, repo_id: str, *, private: bool = False, report: Callable[[str], None] = print) -> str:
     """Make a data set repository hold a copy and read it back from there.
 
@@ -126,18 +150,22 @@ def push_copy(folder: Path, repo_id: str, *, private: bool = False, report: Call
         The commit.
 
     Raises:
-        ValueError: the folder is no copy, or the name is not allowed.
+        ValueError: the folder is no copy, or its card is not the one that its record gives, or the name is not
+            allowed.
         FileExistsError: the repository holds something else.
         PermissionError: no token, or none that may write.
         HubError, ConnectionError: the Hub cannot be reached or refuses, or gives back something else.
     """
-    if not is_copy(list_repository(folder)):
+    paths = list_repository(folder)
+    if not is_copy(paths | {CARD}):
         raise ValueError(
             f"'{folder}' is not what `hf-ssl data … --short_side … --output …` wrote, so it is not pushed: give "
             "--short_side to make a copy, or a folder with nothing but a copy."
         )
+    record = read_record(folder, paths)
+    if CARD in paths:
+        _check_card(folder, record)
     api = open_hub(repo_id, "dataset")
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     write_whole(folder / CARD, render_dataset_card(folder, record, repo_id).encode())
     revision = upload_folder(
         api,
@@ -153,6 +181,55 @@ def push_copy(folder: Path, repo_id: str, *, private: bool = False, report: Call
     report("streamed back: the number of rows of every split and the first of them are the same")
     report(f"published: {api.endpoint}/datasets/{repo_id} (commit {revision[:12]})")
     return revision
+
+
+def read_record(folder: Path, paths: set[str]) -> dict[str, Any]:
+    """The record of a copy.
+
+    Args:
+        folder: the copy's.
+        paths: what is in it.
+
+    Raises:
+        ValueError: it is not a record of what is there.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _bad_record(folder, f"is no JSON ({error})") from error
+    splits = record.get("splits") if isinstance(record, dict) else None
+    if not isinstance(splits, list) or not splits:
+        raise _bad_record(folder, "names no splits")
+    required = [
+        (record, RECORD_KEYS),
+        (record.get("versions"), VERSION_KEYS),
+        *((split, SPLIT_KEYS) for split in splits),
+    ]
+    missing = [key for part, keys in required for key in keys if not isinstance(part, dict) or key not in part]
+    if missing:
+        raise _bad_record(folder, f"lacks '{missing[0]}'")
+    if {shard for split in splits for shard in split["shards"]} != paths - {RECORD, CARD}:
+        raise _bad_record(folder, "names other files than those that are there")
+    return record
+
+
+def _bad_record(folder: Path, what: str) -> ValueError:
+    return ValueError(
+        f"The {RECORD} of '{folder}' {what}, so the folder is not pushed: make the copy anew with "
+        "`hf-ssl data … --short_side … --output …`."
+    )
+
+
+def _check_card(folder: Path, record: dict[str, Any]) -> None:
+    """Check that the card is as it was written, in the folder or for a repository, before it is written anew."""
+    text = (folder / CARD).read_text(encoding="utf-8")
+    repo_id = re.search(r'^rows = load_dataset\("([^"]+)"', text, re.MULTILINE)
+    ids = [repo_id[1]] if repo_id and is_hub_id(repo_id[1]) else []
+    if text not in [render_dataset_card(folder.resolve(), record, name) for name in (None, *ids)]:
+        raise ValueError(
+            f"The {CARD} of '{folder}' is not the card that its {RECORD} gives and would be replaced: move your text "
+            "elsewhere and run this again, and edit the card on the Hub afterwards."
+        )
 
 
 def read_back(folder: Path, record: dict[str, Any], repo_id: str, revision: str) -> None:
@@ -242,6 +319,6 @@ def format_copy(record: dict[str, Any]) -> str:
         lines.append(
             f"{printable(split['split'])}: {split['rows']:,} images, {split['resized']:,} of them resized, "
             f"{len(split['dropped']):,} left out as broken; {format_bytes(before)} became {format_bytes(after)} "
-            f"({before / after:.1f} times less) in {files} {'file' if files == 1 else 'files'}"
+            f"({compare_size(before, after)}) in {files} {'file' if files == 1 else 'files'}"
         )
     return "\n".join(lines)

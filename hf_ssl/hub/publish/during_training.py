@@ -38,7 +38,7 @@ class TrainingPublisher:
         self.run = Path(arguments.output_dir)
         self.report = report
         api = open_hub(arguments.push_to_hub)
-        head, _ = check_ours(api, arguments.push_to_hub, "model", is_repository)
+        head, _ = check_ours(api, arguments.push_to_hub, "model", is_repository, arguments.push_private)
         if head is not None and arguments.resume_from_checkpoint is None:
             refs = call_hub("list its tags", lambda: api.list_repo_refs(arguments.push_to_hub))
             taken = sorted(ref.name for ref in refs.tags if ref.name.startswith("epoch-"))

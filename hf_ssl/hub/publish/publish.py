@@ -58,7 +58,7 @@ def publish(
         path: folder of an evaluated run, or what `assemble_repository` made of it.
         repo_id: "org/name" of the repository, made if it is not there.
         tag: of the commit; the next free one of v1, v2, … if not given.
-        private: whether a new repository is private.
+        private: whether a new repository is private; one that exists must be so already.
         message: of the commit; names the model if not given.
         dry_run: stop before the network, with everything checked that can be checked without it.
         report: called with a line of text as each step ends.
@@ -80,7 +80,7 @@ def publish(
         )
     if not dry_run:
         api = open_hub(repo_id)
-        check_ours(api, repo_id, "model", is_repository)
+        check_ours(api, repo_id, "model", is_repository, private)
         tag = choose_tag(api, repo_id, tag)
     with TemporaryDirectory(prefix="hf_ssl-publish-") as scratch:
         folder = stage(path, Path(scratch), repo_id.split("/")[1])

@@ -38,7 +38,7 @@ def upload_folder(
         message: of the commit.
         is_ours: whether an existing repository with these paths may be replaced.
         repo_type: "model", "dataset" or "space".
-        private: whether a new repository is private; an existing one stays as it is.
+        private: whether a new repository is private; one that exists must be so already.
         create: further arguments of `HfApi.create_repo`, such as `space_sdk`.
 
     Returns:
@@ -50,7 +50,7 @@ def upload_folder(
         HubError: if the Hub cannot be reached or refuses; the repository is then as it was, or new and empty.
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    head, others = check_ours(api, repo_id, repo_type, is_ours)
+    head, others = check_ours(api, repo_id, repo_type, is_ours, private)
     if head is None:
         # A lost answer to this call shows on the second one, which then finds what the first one made.
         call_hub(
@@ -83,14 +83,22 @@ def upload_folder(
 
 
 def check_ours(
-    api: HfApi, repo_id: str, repo_type: str, is_ours: Callable[[set[str]], bool]
+    api: HfApi, repo_id: str, repo_type: str, is_ours: Callable[[set[str]], bool], private: bool = False
 ) -> tuple[str | None, set[str]]:
     """The head of a repository, None if there is no such, and the paths in it.
 
     Raises:
-        FileExistsError: if they are not those of a repository that may be replaced.
+        FileExistsError: if they are not those of a repository that may be replaced; or if `private` is asked for and
+            it is there and public.
     """
     head = find_head(api, repo_id, repo_type)
+    if private and head is not None:
+        is_private = call_hub(f"look at {repo_id}", lambda: api.repo_info(repo_id, repo_type=repo_type).private)
+        if not is_private:
+            raise FileExistsError(
+                f"{repo_id} exists and is public; make it private in its settings on the Hub first, or choose another "
+                "name."
+            )
     paths = set(list_files(api, repo_id, repo_type, head)) - set(HUB_FILES) if head is not None else set()
     if paths and not is_ours(paths):
         raise FileExistsError(

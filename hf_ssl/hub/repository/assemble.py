@@ -24,6 +24,7 @@ from hf_ssl.evaluation.results import write_results
 from hf_ssl.hub.card.model_card import LICENSE, write_card
 from hf_ssl.hub.repository.layout import WEIGHTS, foreign_files, list_repository
 from hf_ssl.hub.repository.public import public_recipe, public_results
+from hf_ssl.models.opening import open_config
 
 
 def assemble_repository(run: Path, repository: Path, *, weights: bool = True) -> Path:
@@ -86,7 +87,10 @@ def _write_encoder(run: Path, evaluation: dict[str, Any], folder: Path) -> None:
     Raises:
         ValueError: if the probe's weights do not fit the encoder's features and the number of classes.
     """
-    model = AutoModelForPreTraining.from_pretrained(run / "pretraining")
+    pretraining = run / "pretraining"
+    model = AutoModelForPreTraining.from_pretrained(
+        pretraining, config=open_config(pretraining), trust_remote_code=False
+    )
     encoder = model.to_timm(evaluation["num_classes"])
     probe = load_file(run / PROBE)
     head = encoder.get_classifier()

@@ -27,9 +27,12 @@ def public_recipe(recipe: Any, results: dict[str, Any]) -> Any:
 
 
 def _local_datasets(results: dict[str, Any]) -> set[str]:
-    """The data sets that are not on the Hub."""
+    """The data sets that are not on the Hub, in the words of whoever named them too."""
     sections = [results[name] for name in ("pretraining", "evaluation") if name in results]
-    return {section["dataset"] for section in sections if is_local(section["dataset"], section["revision"])}
+    local = [section for section in sections if is_local(section["dataset"], section["revision"])]
+    return {
+        name for section in local for name in (section["dataset"], section.get("arguments", {}).get("dataset")) if name
+    }
 
 
 def _shorten_all(value: Any, local: Set[str]) -> Any:

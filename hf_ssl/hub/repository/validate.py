@@ -5,27 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
 
-import hf_ssl  # noqa: F401  registers the configs with AutoConfig
 from hf_ssl.evaluation.results import read_results
 from hf_ssl.hub.card.model_card import render_card
 from hf_ssl.hub.publish.client import TOKEN, redact
-from hf_ssl.hub.repository.layout import FILES, WEIGHTS, foreign_files, list_repository
+from hf_ssl.hub.repository.layout import FILES, WEIGHTS, check_root_config, foreign_files, list_repository
+from hf_ssl.models.opening import open_config
 
-CONFIG_KEYS = {
-    "architecture",
-    "num_classes",
-    "num_features",
-    "global_pool",
-    "label_names",
-    "model_args",
-    "pretrained_cfg",
-}
-PRETRAINED_CFG_KEYS = {
-    *("architecture", "input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier"),
-    *("license", "interpolation", "mean", "std", "crop_pct", "crop_mode", "custom_load"),
-}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz")
 
 
@@ -84,20 +70,14 @@ def validate_repository(folder: Path) -> None:
 def _check_config(folder: Path, results: dict[str, Any]) -> None:
     """The root's config.json is read by timm and transformers, where other keys name files, addresses and code."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    pretraining = AutoConfig.from_pretrained(folder / "pretraining")
+    pretraining = open_config(folder, "pretraining")
     expected = {
         "architecture": pretraining.backbone.split(".")[0],
         "model_args": pretraining.timm_model_args,
         "num_classes": results["evaluation"]["num_classes"],
         "label_names": results["evaluation"]["class_names"],
     }
-    unknown = sorted({*config} - CONFIG_KEYS) + sorted({*config.get("pretrained_cfg", {})} - PRETRAINED_CFG_KEYS)
-    wrong = unknown + [key for key, value in expected.items() if config.get(key) != value]
-    if wrong:
-        raise ValueError(
-            f"The config.json of '{folder}' has the key '{wrong[0]}' as hf_ssl does not write it; write the "
-            "folder anew with `hf-ssl card`."
-        )
+    check_root_config(config, str(folder), expected)
 
 
 def _check_no_token(folder: Path, path: str) -> None:

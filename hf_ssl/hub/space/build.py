@@ -3,7 +3,7 @@
     README.md               the Space's settings, and two sentences
     requirements.txt        what hf_ssl depends on; the Hub brings Gradio
     app.py                  the interface, hf_ssl/hub/space/app/app.py as it is
-    space.json              the title and the models' names
+    space.json              the title, the models' names, and how the three files above left here
     models/NAME/            a repository folder of each model
     index/                  features and small pictures of training images
     examples/               a few pictures of the split that the models were measured on
@@ -12,6 +12,7 @@
 A Space installs requirements.txt before its other files are there, so the package lies beside the app.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -40,11 +41,11 @@ from hf_ssl.hub.space.image_index import ImageIndex, index_images, read_some
 GRADIO_VERSION = "6.31.0"
 # The Hub's own choice is 3.10, where hf_ssl does not run.
 PYTHON_VERSION = "3.11"
-# The Hub takes 60 characters at most.
-SHORT_DESCRIPTION = "Reconstructions, nearest images and classes of a picture"
 NUM_EXAMPLES = 6
 APP = Path(__file__).with_name("app") / "app.py"
 SPACE = "space.json"
+# Whoever owns the Space may change these; space.json has their digests as they were written.
+EDITABLE = ("README.md", "requirements.txt", "app.py")
 # What is written here, and what running it leaves behind; models are looked at apart.
 OWN = ("README.md", "requirements.txt", "app.py", SPACE, "index/*", "examples/*.jpg", "hf_ssl/*", ".gradio/*")
 
@@ -63,10 +64,11 @@ def build_space(
 
     Args:
         models: folders of evaluated runs or of repositories, or repositories on the Hub, "org/name@revision".
-        output: the folder to write. An earlier Space folder is replaced.
+        output: the folder to write. An earlier Space folder is replaced if nobody changed it.
         title: of the app; by default it names the methods.
         dataset: where the index and the examples come from, as `open_source` names data; by default what the first
-            model was probed on. Its columns are called as in the first model's run.
+            model was probed on, if that is no folder named by a model from the Hub. Its columns are called as in the
+            first model's run.
         split: of the index; by default the one that the first model's probe was fitted to.
         example_split: of the examples; by default the one that the first model was measured on.
         num_images: size of the index; a smaller split is taken whole.
@@ -76,9 +78,10 @@ def build_space(
 
     Raises:
         FileNotFoundError: a model or the data set is not there, or a repository lacks a file.
-        FileExistsError: `output` exists and is something else than an earlier Space folder.
+        FileExistsError: `output` exists and is something else than an earlier Space folder, or one that was changed.
         HubError: the Hub cannot be reached, or refuses.
-        ValueError: two models of one name, a run that was not probed, or a value that is not allowed.
+        ValueError: two models of one name, a run that was not probed, a label without a class, or a value that is
+            not allowed.
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; choose at least 1, 1000 is usual.")
@@ -100,13 +103,18 @@ def build_space(
         index.write(folder / "index")
         _write_examples(examples, max(model.storage_size for model in loaded), folder / "examples")
         title = title or f"{_enumerate(model.method for model in loaded)} on your picture"
-        about = {"title": title, "models": [model.name for model in loaded], "hf_ssl": hf_ssl.__version__}
-        (folder / SPACE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        ids = [model.partition("@")[0] for model in models if not Path(model).expanduser().is_dir()]
+        ids = [model.partition("@")[0] for model in models if _is_on_hub(model)]
         readme = _render_readme(title, ids, loaded, index)
         (folder / "README.md").write_text(readme, encoding="utf-8", newline="\n")
         (folder / "requirements.txt").write_text("\n".join(list_requirements()) + "\n", encoding="utf-8")
         shutil.copyfile(APP, folder / "app.py")
+        about = {
+            "title": title,
+            "models": [model.name for model in loaded],
+            "hf_ssl": hf_ssl.__version__,
+            "sha256": {name: _digest(folder / name) for name in EDITABLE},
+        }
+        (folder / SPACE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         copy_package(Path(hf_ssl.__file__).parent, folder / "hf_ssl")
         if target.exists():
             target.rename(Path(scratch, "old"))
@@ -129,9 +137,12 @@ def list_requirements() -> list[str]:
     return [line for line in importlib.metadata.requires("hf_ssl") or () if "extra ==" not in line]
 
 
+def _is_on_hub(model: str) -> bool:
+    return not Path(model).expanduser().is_dir()
+
+
 def _model_name(model: str) -> str:
-    path = Path(model).expanduser()
-    return path.resolve().name if path.is_dir() else model.partition("@")[0].rsplit("/", 1)[-1]
+    return model.partition("@")[0].rsplit("/", 1)[-1] if _is_on_hub(model) else Path(model).expanduser().resolve().name
 
 
 def _add_model(model: str, folder: Path, downloads: Path) -> dict[str, Any]:
@@ -139,9 +150,7 @@ def _add_model(model: str, folder: Path, downloads: Path) -> dict[str, Any]:
     target = folder / _model_name(model)
     if target.exists():
         raise ValueError(f"Two models are named '{target.name}'; rename the folder of one of them.")
-    path = Path(model).expanduser()
-    if not path.is_dir():
-        path = _download(model, downloads / target.name)
+    path = _download(model, downloads / target.name) if _is_on_hub(model) else Path(model).expanduser()
     [results] = read_runs([path])
     # A repository has a model at its root, a run has not.
     if (path / "config.json").is_file():
@@ -182,12 +191,19 @@ def _copy_repository(repository: Path, target: Path) -> None:
 def _find_data(evaluation: dict[str, Any], model: str) -> str:
     """The data set that a model was probed on, as `open_source` takes it."""
     dataset, revision = evaluation["dataset"], evaluation["revision"]
+    name = f"{dataset}@{revision}" if revision else dataset
+    # Somebody else wrote it: it could name any folder of this machine, whose pictures would then be published.
+    if _is_on_hub(model) and name != EMBEDDED and (not is_hub_id(dataset) or Path(name).expanduser().exists()):
+        raise ValueError(
+            f"'{model}' comes from the Hub and names the data set '{name}', which would be a folder on this machine; "
+            "say with --dataset which data to show."
+        )
     if dataset != EMBEDDED and is_local(dataset, revision) and not Path(dataset).expanduser().is_dir():
         raise FileNotFoundError(
             f"The data set '{dataset}' that '{model}' was probed on is not here; give its folder or Hub id with "
             "--dataset."
         )
-    return f"{dataset}@{revision}" if revision else dataset
+    return name
 
 
 def _write_examples(source: ImageSource, size: int, folder: Path) -> None:
@@ -203,6 +219,8 @@ def _write_examples(source: ImageSource, size: int, folder: Path) -> None:
 
 def _render_readme(title: str, ids: Sequence[str], models: Sequence[DemoModel], index: ImageIndex) -> str:
     """README.md; `ids` are those of the models that came from the Hub."""
+    drawing = [model.method for model in models if model.illustration_columns]
+    contents = "Reconstructions, nearest images and classes" if drawing else "Nearest images and classes"
     metadata = SpaceCardData(
         title=title,
         emoji="🧩",
@@ -215,10 +233,10 @@ def _render_readme(title: str, ids: Sequence[str], models: Sequence[DemoModel], 
         license=LICENSE,
         models=list(ids) or None,
         datasets=[index.dataset] if is_hub_id(index.dataset) else None,
-        short_description=SHORT_DESCRIPTION,
+        # The Hub takes 60 characters at most.
+        short_description=f"{contents} of a picture",
     )
     names = {repo_id.rsplit("/", 1)[-1]: link(repo_id, f"https://huggingface.co/{repo_id}") for repo_id in ids}
-    drawing = [model.method for model in models if model.illustration_columns]
     card = SpaceCard.from_template(
         metadata,
         template_str=TEMPLATE,
@@ -248,6 +266,16 @@ def _check_replaceable(target: Path) -> None:
             f"'{target}' holds {min(_foreign_files(paths) or paths)} and is no Space folder of hf_ssl; choose another "
             "folder, or remove this one."
         )
+    written = (target / SPACE).read_text(encoding="utf-8", errors="replace") if paths else ""
+    for name in EDITABLE:
+        if name in paths and _digest(target / name) not in written:
+            raise FileExistsError(
+                f"'{target / name}' is not as hf-ssl wrote it; choose another folder, or remove this one."
+            )
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _foreign_files(paths: set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig, AutoModelForPreTraining, PreTrainedConfig
+from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoModelForPreTraining, PreTrainedConfig
 
 import hf_ssl  # noqa: F401  registers the models with the Auto classes
 from hf_ssl.augment import center_view, render_view
@@ -18,6 +18,7 @@ from hf_ssl.evaluation.compare import ENCODERS
 from hf_ssl.evaluation.results import read_results, rows_by_encoder
 from hf_ssl.hub.card.markdown import plain
 from hf_ssl.models.encoder import create_encoder
+from hf_ssl.models.opening import open_config
 
 # The slider's ends; a config may allow less.
 MASK_PERCENTAGES = range(5, 96)
@@ -48,16 +49,20 @@ class DemoModel:
         self.method: str = results["model"]["method"]
         self.backbone: str = results["model"]["backbone"]
         self.evaluation: dict[str, Any] = results["evaluation"]
-        self.config = AutoConfig.from_pretrained(repository, subfolder="pretraining")
+        self.config = open_config(repository, "pretraining")
         self.storage_size: int = results["pretraining"]["arguments"]["storage_size"] or self.config.image_size
         # The root's weights: the encoder, and the probe as its head.
         self.encoder = create_encoder(
             self.config.backbone, self.config.timm_model_args, self.evaluation["num_classes"]
         ).eval()
         self.encoder.load_state_dict(load_file(repository / "model.safetensors"))
-        self.illustration_columns = MODEL_FOR_PRETRAINING_MAPPING[type(self.config)].illustration_columns
+        model_class = MODEL_FOR_PRETRAINING_MAPPING[type(self.config)]
+        self.illustration_columns = model_class.illustration_columns
+        self._mask_field: str | None = model_class.illustration_mask if self.illustration_columns else None
         if self.illustration_columns:
-            self.pretraining = AutoModelForPreTraining.from_pretrained(repository, subfolder="pretraining").eval()
+            self.pretraining = AutoModelForPreTraining.from_pretrained(
+                repository, subfolder="pretraining", config=self.config, trust_remote_code=False
+            ).eval()
         self._random_numbers = threading.Lock()
 
     def view(self, images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
@@ -110,8 +115,7 @@ class DemoModel:
     @property
     def mask_percentage(self) -> int | None:
         """Share of the patches that pretraining masks, in percent; None for a model without a mask."""
-        has_mask = any(field.name == "mask_ratio" for field in dataclasses.fields(self.config))
-        return round(100 * self.config.mask_ratio) if has_mask else None
+        return None if self._mask_field is None else round(100 * getattr(self.config, self._mask_field))
 
     @property
     def mask_percentages(self) -> tuple[int, int]:
@@ -151,7 +155,7 @@ class DemoModel:
 
     def _config_masking(self, percentage: int) -> PreTrainedConfig:
         # A new config, not a changed one: it checks what it is given.
-        return dataclasses.replace(self.config, mask_ratio=percentage / 100)
+        return dataclasses.replace(self.config, **{self._mask_field: percentage / 100})
 
 
 def _to_picture(picture: torch.Tensor) -> Image.Image:

@@ -112,10 +112,14 @@ def index_images(models: Sequence[DemoModel], source: ImageSource, num_images: i
         models: at least one.
         source: the images.
         num_images: how many to take, at least 1, as `read_some` takes them; all if the source has fewer.
+
+    Raises:
+        ValueError: an image has a label that is no class of the source.
     """
     features = {}
     for model in models:
         images = read_some(source, num_images, model.storage_size)
+        _check_labels(images.labels, source)
         batches = zip(images.images.split(BATCH_SIZE), images.sizes.split(BATCH_SIZE), strict=True)
         encoded = [model.encode(model.view(*batch))[0] for batch in batches]
         features[model.name] = normalize(torch.cat(encoded), dim=1)
@@ -143,6 +147,19 @@ def read_some(source: ImageSource, num_images: int, image_size: int) -> ImageBat
 def public_name(source: ImageSource) -> str:
     """The name of a source without the place of a folder on this machine."""
     return PurePosixPath(source.name).name if is_local(source.name, source.revision) else source.name
+
+
+def _check_labels(labels: torch.Tensor, source: ImageSource) -> None:
+    if source.class_names is None:
+        return
+    # −1 says that an image has no label.
+    outside = labels[(labels < -1) | (labels >= len(source.class_names))]
+    if len(outside):
+        raise ValueError(
+            f"{public_name(source)!r} ({source.split}) has an image of class {outside[0].item()} and names "
+            f"{len(source.class_names)} classes; labels go from 0 to {len(source.class_names) - 1}, or are -1 for "
+            "none: correct them, or choose another split or data set."
+        )
 
 
 def _draw_small(images: ImageBatch) -> list[bytes]:

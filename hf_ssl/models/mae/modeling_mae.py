@@ -144,6 +144,8 @@ class MAEForPreTraining(MAEPreTrainedModel):
     """Encoder, decoder and reconstruction loss."""
 
     illustration_columns: ClassVar[tuple[str, ...]] = ("input", "masked", "reconstructed")
+    # The config's share of the patches that `illustrate` masks.
+    illustration_mask: ClassVar[str | None] = "mask_ratio"
 
     def __init__(self, config: MAEConfig):
         super().__init__(config)

@@ -21,7 +21,7 @@ from transformers import (
 from hf_ssl import SimCLRConfig, SimCLRForPreTraining
 from hf_ssl.commands import export as command
 from hf_ssl.hub.convert.export import export_transformers
-from hf_ssl.hub.convert.layouts import POOLED
+from hf_ssl.hub.convert.layouts import POOLED, stock_layout
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 2}
 RESNET = {"channels": [8, 8, 16, 16], "layers": [1, 2, 1, 1]}
@@ -291,9 +291,45 @@ def test_a_repository_cannot_name_files_or_places(repositories, tmp_path):
         export_transformers(str(evil), tmp_path / "export")
 
 
+def test_an_encoder_without_blocks_is_refused():
+    encoder = timm.create_model("vit_tiny_patch16_224", **VIT | {"depth": 0})
+    with pytest.raises(ValueError, match="it has no blocks; load the repository folder itself"):
+        stock_layout(encoder, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("interpolation", value) for value in ("random", None, 3)],
+        *[("crop_pct", value) for value in (0, None, 1.5, "1", True, float("nan"))],
+        *[("input_size", value) for value in (32, [3, 32], [3, 32, 48], [1, 32, 32], ["3", "32", "32"])],
+        *[(name, value) for name in ("mean", "std") for value in ("abc", [0.5], [1, 1, "1"], None)],
+        ("std", [0, 1, 1]),
+        *[("model_args", value) for value in ([1], None, "x")],
+        *[("pretrained_cfg", value) for value in ([], None, 1)],
+        *[("num_classes", value) for value in ("6", -1, None, True)],
+        *[("label_names", value) for value in ("abcdef", ["one"], [1, 2, 3, 4, 5, 6])],
+        ("architecture", 1),
+    ],
+)
+def test_a_config_that_timm_does_not_write(key, value, repositories, tmp_path):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    config = json.loads((repositories["simclr"] / "config.json").read_text())
+    (config["pretrained_cfg"] if key in ("interpolation", "crop_pct", "input_size", "mean", "std") else config)[
+        key
+    ] = value
+    (odd / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=f"config.json of 'odd' has .* for '{key}', where .* due; correct it"
+    ) as caught:
+        export_transformers(str(odd), tmp_path / "export")
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_that_do_not_fit_their_config(repositories, tmp_path):
     broken = shutil.copytree(repositories["simclr"], tmp_path / "broken")
-    edit_config(broken, num_classes=7)
+    edit_config(broken, num_classes=7, label_names=None)
     with pytest.raises(ValueError, match=r"model.safetensors' do not fit .*fc\.weight"):
         export_transformers(str(broken), tmp_path / "export")
     (broken / "model.safetensors").unlink()

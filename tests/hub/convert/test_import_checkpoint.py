@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import tarfile
+import warnings
 
 import pytest
 import timm
@@ -157,7 +158,9 @@ def test_of_several_encoders_one_is_chosen(tmp_path, output):
     query, key = resnet(num_classes=0), resnet(num_classes=0)
     names = {f"module.encoder_{which}.{name}": w for which, s in (("q", query), ("k", key)) for name, w in s.items()}
     path = write({"state_dict": names}, tmp_path)
-    with pytest.raises(ValueError, match="has 2 encoders.*--prefix state_dict.module.encoder_k. or --prefix state_"):
+    with pytest.raises(
+        ValueError, match=r"2 encoders.*--prefix 'state_dict.module.encoder_k.' or --prefix 'state_.*'\.$"
+    ):
         import_checkpoint(path, TINY["simclr"](), output)
     for prefix in ("state_dict.module.encoder_k.", "state_dict.module.encoder_k"):
         folder = output.with_name(prefix)
@@ -229,7 +232,8 @@ def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(write_evil, tmp_pat
         content = {"model": official_mae()} if write_evil.startswith("hidden") else {}
         torch.save({**content, "x": Evil(ran)}, path, _use_new_zipfile_serialization=write_evil != "torch legacy")
     reason = "is a pickle that asks for (.*mkdir|more than tensors), which can run code, so it was not read"
-    with pytest.raises(ValueError, match=reason) as error:
+    with pytest.raises(ValueError, match=reason) as error, warnings.catch_warnings():
+        warnings.simplefilter("error")
         import_checkpoint(path, TINY["mae"](), output)
     assert "\n" not in str(error.value)
     assert not ran.exists() and not output.exists()
@@ -243,6 +247,39 @@ def test_arguments_in_a_shell_cannot_hide_code(tmp_path, output):
     with pytest.raises(ValueError, match="mkdir, which can run code"):
         import_checkpoint(path, TINY["mae"](), output)
     assert not ran.exists()
+
+
+def test_lists_that_hold_each_other_twice_are_walked_once(tmp_path):
+    shared = [torch.ones(1)]
+    for _ in range(60):
+        shared = [shared, shared]
+    assert len(read_tensors(write({"model": resnet(), "shared": shared}, tmp_path))) == len(resnet()) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weight: weight.to_sparse(), "are due"),
+        (lambda weight: weight.to(torch.int64), "holds torch.int64 numbers.* dense floating-point numbers are due"),
+        (lambda weight: weight.to(torch.complex64), "torch.complex64 numbers.* dense floating-point numbers are due"),
+        (lambda weight: weight.to("meta"), "on meta, where dense floating-point numbers are due"),
+        (lambda weight: weight.fill_(torch.nan), "holds numbers that are not finite"),
+        (lambda weight: weight.double().fill_(1e300), "holds numbers that are not finite"),
+    ],
+)
+def test_weights_are_dense_finite_numbers(change, reason, tmp_path, output):
+    weights = resnet(num_classes=0)
+    weights["layer1.0.conv1.weight"] = change(weights["layer1.0.conv1.weight"])
+    with pytest.raises(ValueError, match=f"'layer1.0.conv1.weight' of '.*' .*{reason}"):
+        import_checkpoint(write(weights, tmp_path), TINY["simclr"](), output)
+    assert not output.exists()
+
+
+def test_a_count_is_an_integer(tmp_path, output):
+    weights = resnet(num_classes=0)
+    weights["bn1.num_batches_tracked"] = torch.tensor(0.5)
+    with pytest.raises(ValueError, match="'bn1.num_batches_tracked' of .* where dense integers are due"):
+        import_checkpoint(write(weights, tmp_path), TINY["simclr"](), output)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint.safetensors"])

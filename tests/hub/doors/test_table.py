@@ -141,6 +141,13 @@ def test_what_was_tampered_with_fails_at_a_door(folder, tampering):
     assert str(failure.value).endswith("; write the repository anew with `hf-ssl card`.")
 
 
+@pytest.mark.parametrize("key", ["hf_hub_filename", "hf_hub_id", "file", "url", "source"])
+def test_a_config_that_names_other_weights_is_not_followed(folder, key):
+    change_config(folder, "pretrained_cfg", **{key: "evil.bin"})
+    with pytest.raises(ValueError, match=f"has the key '{key}' as hf_ssl does not write it"):
+        check_doors(folder)
+
+
 def test_code_that_a_repository_brings_along_is_not_run(folder, tmp_path):
     for part in (folder, folder / "pretraining"):
         (part / "brought.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Brought:\n    pass\n")

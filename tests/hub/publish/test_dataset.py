@@ -339,3 +339,91 @@ def test_the_command_inspects_copies_and_refuses(source, tmp_path, monkeypatch, 
         assert message in capsys.readouterr().err
     assert cli.main(["data", str(source), "--short_side", "16", "--output", "copy"]) == 1
     assert "choose another folder" in capsys.readouterr().err
+
+
+def test_a_card_with_text_of_the_user_is_not_replaced(hub, copied):
+    folder, _ = copied
+    push_copy(folder, "org/photos-16")
+    push_copy(folder, "org/photos-17")  # what a push wrote is ours, too
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\nMy own words.\n")
+    requests = len(hub.requests)
+    with pytest.raises(ValueError, match="README.md of .* would be replaced: move your text elsewhere"):
+        push_copy(folder, "org/photos-17")
+    assert "My own words." in card.read_text() and len(hub.requests) == requests
+    card.unlink()
+    push_copy(folder, "org/photos-17")
+    assert "org/photos-17" in card.read_text()
+
+
+def test_a_record_that_says_too_little_is_one_sentence(hub, copied):
+    folder, record = copied
+    for key in ("dataset", "splits", "versions"):
+        (folder / "resized.json").write_text(json.dumps({k: v for k, v in record.items() if k != key}))
+        with pytest.raises(ValueError, match="The resized.json of .* so the folder is not pushed: make the copy anew"):
+            push_copy(folder, "org/photos-16")
+    other = [split | {"shards": ["../photos/data/train-00000-of-00001.parquet"]} for split in record["splits"]]
+    for text in ("{", "[]", json.dumps(record | {"splits": other})):
+        (folder / "resized.json").write_text(text)
+        with pytest.raises(ValueError, match="The resized.json of .* is not pushed"):
+            push_copy(folder, "org/photos-16")
+    assert hub.requests == []
+
+
+def test_the_card_says_what_is_true_of_the_copy(tmp_path, hub, copied):
+    folder = tmp_path / "ribbons" / "data"
+    folder.mkdir(parents=True)
+    file = io.BytesIO()
+    PIL.Image.new("L", (70_000, SIDE + 1)).save(file, "PNG")
+    rows = {"image": [{"bytes": file.getvalue(), "path": None}] * 2, "label": [0, 2**31]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("uint64"))
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
+    record = copy_dataset(str(folder.parent), tmp_path / "long", SIDE, command="hf-ssl data ribbons")
+    assert (record["splits"][0]["too_long"], record["splits"][0]["resized"]) == (2, 0)
+    card = (tmp_path / "long" / "README.md").read_text()
+    assert "no image but for 2 very long ones has a shorter side" in card and "2 images are copied likewise" in card
+    assert "the same size" in card and "times" not in card and "dtype: uint64" in card
+
+    head = push_copy(copied[0], "org/photos")
+    command = "hf-ssl data org/photos --short_side 8 --push_to_hub org/photos"
+    copy = copy_dataset("org/photos", tmp_path / "again", 8, command=command)
+    assert copy["command"] == f"hf-ssl data org/photos@{head} --short_side 8 --push_to_hub org/photos"
+
+
+def test_outputs_are_checked_before_an_image_is_read(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for read in ("hf_ssl.data.inspection._look_at", "hf_ssl.data.resized._shrink"):
+        monkeypatch.setattr(read, lambda *a, **k: pytest.fail("an image was read"))
+    (tmp_path / "mine.json").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    for flags, status, message in (
+        (["--json", "mine.json"], 1, "'mine.json' exists"),
+        (["--json", "no/x.json"], 1, "The folder 'no' does not exist"),
+        (["--json", "mine.json/x.json"], 1, "is a file, not a folder"),
+        (["--json", "x.txt"], 2, "another ending than .json"),
+        (["--contact_sheet", "x.jpg"], 2, "another ending than .png"),
+        (["--contact_sheet", "folder.png"], 1, "'folder.png' exists"),
+        (["--short_side", "8", "--output", str(source / "copy")], 1, "lies in the data set"),
+        (["--short_side", "8", "--output", "mine.json/copy"], 1, "is a file, not a folder"),
+        (["--split", "train", "test", "train"], 2, "names 'train' more than once"),
+    ):
+        assert cli.main(["data", str(source), *flags]) == status
+        assert message in capsys.readouterr().err
+    (tmp_path / "photos-contact-sheet.png").mkdir()
+    assert cli.main(["data", str(source)]) == 1
+    assert "is a folder; give the name of a file" in capsys.readouterr().err
+    assert (tmp_path / "mine.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--split", "--num_images", "--image_column", "--label_column", "--num_threads"])
+def test_a_copy_is_pushed_as_it_is(hub, copied, flag, capsys):
+    folder, _ = copied
+    assert cli.main(["data", str(folder), "--push_to_hub", "org/photos-16", flag, "1"]) == 2
+    assert f"{flag} says how to read a source" in capsys.readouterr().err and hub.requests == []
+
+
+def test_a_relative_place_is_not_in_the_record(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source.parent.parent)
+    place = str(source.relative_to(source.parent.parent))
+    record = copy_dataset(place, tmp_path / "copy", SIDE, command=f"hf-ssl data {place} --short_side {SIDE}")
+    assert record["command"] == f"hf-ssl data photos --short_side {SIDE}" and record["dataset"] == "photos"

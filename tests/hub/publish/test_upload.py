@@ -44,6 +44,18 @@ def test_a_new_repository_is_private_if_asked(hub, folder):
     assert hub.repository("model", REPO).private
 
 
+def test_what_is_to_be_private_does_not_go_to_a_public_repository(hub, folder):
+    upload(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    before = on_hub(hub)
+    with pytest.raises(FileExistsError, match="org/model exists and is public; make it private"):
+        upload(folder, private=True)
+    assert on_hub(hub) == before
+    hub.repository("model", REPO).private = True
+    upload(folder, private=True)
+    assert on_hub(hub) == contents(folder)
+
+
 def test_the_same_again_changes_nothing(hub, folder):
     revision = upload(folder)
     assert upload(folder) == revision

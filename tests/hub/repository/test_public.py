@@ -42,6 +42,14 @@ def test_a_hub_id_stays_unless_it_is_a_folder_here(tmp_path, monkeypatch):
     assert public_results(make_results("org/photos", "0519dc2"))["pretraining"]["dataset"] == "org/photos"
 
 
+def test_a_relative_path_of_two_parts_is_shortened_wherever_the_card_is_written():
+    results = make_results("/somewhere/patients/xrays", command="hf-ssl pretrain --dataset patients/xrays")
+    results["pretraining"]["arguments"]["dataset"] = "patients/xrays"
+    public = public_results(results)["pretraining"]
+    assert public["dataset"] == public["arguments"]["dataset"] == "xrays"
+    assert public["command"] == "hf-ssl pretrain --dataset xrays"
+
+
 def test_other_words_stay_and_the_run_is_not_changed():
     command = "hf-ssl pretrain --config simclr_report --views '[{crop_scale: [0.2, 1.0]}]' --output_dir /tmp/a/run"
     results = make_results("embedded", command=command)

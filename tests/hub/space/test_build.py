@@ -14,7 +14,7 @@ import hf_ssl
 from hf_ssl.commands import space as command
 from hf_ssl.hub.repository.layout import FILES, list_repository
 from hf_ssl.hub.space import build
-from hf_ssl.hub.space.build import APP, SHORT_DESCRIPTION, build_space, copy_package, is_space
+from hf_ssl.hub.space.build import APP, build_space, copy_package, is_space
 from hf_ssl.hub.space.demo_model import DemoModel
 from hf_ssl.hub.space.image_index import ImageIndex
 
@@ -72,7 +72,7 @@ def test_the_readme_is_a_card_of_a_space(space, texture_folder):
     assert data["title"] == "SimCLR and MAE on your picture"
     assert all(isinstance(data[name], str) for name in ("sdk_version", "python_version"))
     assert len(data["emoji"]) == 1 and {"colorFrom", "colorTo"} <= set(data)
-    assert data["short_description"] == SHORT_DESCRIPTION and len(SHORT_DESCRIPTION) <= 60
+    assert "econstructions" in data["short_description"] and len(data["short_description"]) <= 60
     assert f"64 images of {texture_folder.name}" in card.text
     assert "models" not in data and "datasets" not in data  # none of them is on the Hub
 
@@ -139,6 +139,32 @@ def test_an_earlier_space_is_replaced_also_after_it_ran(build_tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["space"]
 
 
+def test_the_readme_promises_no_reconstruction_where_no_model_draws(build_tiny, tmp_path):
+    readme = (build_tiny(tmp_path / "space") / "README.md").read_text()
+    assert "econstruct" not in readme and "short_description: Nearest images" in readme
+
+
+@pytest.mark.parametrize("name", ["app.py", "README.md", "requirements.txt"])
+def test_what_a_user_changed_is_not_replaced(build_tiny, tmp_path, name):
+    space = build_tiny(tmp_path / "space")
+    with (space / name).open("a") as file:
+        file.write("# mine\n")
+    before = {path: (space / path).read_bytes() for path in list_repository(space)}
+    with pytest.raises(FileExistsError, match=f"{name}' is not as hf-ssl wrote it; choose another folder"):
+        build_tiny(space)
+    assert {path: (space / path).read_bytes() for path in list_repository(space)} == before
+
+
+def test_a_space_of_another_version_is_replaced(build_tiny, tmp_path, monkeypatch):
+    (tmp_path / "app.py").write_text("# of another version\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "APP", tmp_path / "app.py")
+        space = build_tiny(tmp_path / "space")
+    assert (space / "app.py").read_bytes() != APP.read_bytes()
+    build_tiny(space)
+    assert (space / "app.py").read_bytes() == APP.read_bytes()
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -187,6 +213,30 @@ def test_data_that_are_not_here_are_asked_for(repositories, tmp_path):
         FileNotFoundError, match="'tiny-photos'.* is not here; give its folder or Hub id with --dataset"
     ):
         build_space([str(repositories["simclr"])], tmp_path / "space")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "revision"), [("~/Pictures", None), ("Pictures", None), ("org/pictures", None), ("org/pictures", "v1")]
+)
+def test_a_model_from_the_hub_names_no_folder_here(dataset, revision, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("Pictures", "org/pictures", "org/pictures@v1", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    evaluation = {"dataset": dataset, "revision": revision}
+    with pytest.raises(ValueError, match="comes from the Hub and names the data set .* --dataset"):
+        build._find_data(evaluation, "ana/tiny@v1")
+    # Whoever made the model here chose its data.
+    assert build._find_data(evaluation, "mine").startswith(dataset)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "revision", "name"),
+    [("embedded", None, "embedded"), ("org/set", None, "org/set"), ("org/set", "v1", "org/set@v1")],
+)
+def test_a_model_from_the_hub_names_public_data(dataset, revision, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert build._find_data({"dataset": dataset, "revision": revision}, "ana/tiny") == name
 
 
 def test_models_of_one_name_are_refused(whole_view_runs, tmp_path):

@@ -7,9 +7,10 @@ from PIL import Image
 from transformers import AutoModel, pipeline
 
 from hf_ssl.data import ImageLoader, open_source
-from hf_ssl.evaluation.features import extract_features
+from hf_ssl.evaluation.features import extract_all
 from hf_ssl.hub.repository.assemble import assemble_repository
 from hf_ssl.hub.space.demo_model import DemoModel
+from hf_ssl.models.mae.modeling_mae import MAEForPreTraining
 
 
 @pytest.fixture
@@ -48,15 +49,15 @@ def test_a_picture_s_features_are_those_of_the_evaluation(run, repository, textu
     source = open_source(str(texture_folder), split="train").head(8)
     loader = ImageLoader(source, batch_size=8, image_size=32, shuffle=False)
     config = model.config
-    evaluated = extract_features(
-        AutoModel.from_pretrained(run / "pretraining"),
+    evaluated = extract_all(
+        {"it": AutoModel.from_pretrained(run / "pretraining")},
         loader,
         output_size=config.image_size,
         mean=config.image_mean,
         std=config.image_std,
         crop_fraction=0.875,
         device="cpu",
-    )
+    )["it"]
     pictures = [image["bytes"] for image in source.dataset["image"]]
     features = torch.cat([model.encode(model.view_picture(data))[0] for data in pictures])
     torch.testing.assert_close(features, evaluated.features, rtol=0, atol=1e-4)
@@ -107,6 +108,13 @@ def test_the_slider_s_ends_are_what_the_config_allows(mae, picture):
     with pytest.raises(ValueError, match="leaves 0 of 16 patches visible"):
         mae.reconstruct(view, high + 1, 0)
     assert low <= mae.mask_percentage <= high
+
+
+@pytest.mark.parametrize(("field", "drawn"), [(None, None), ("norm_pix_loss", 100)])
+def test_the_model_class_says_what_masks_its_picture(repositories, monkeypatch, field, drawn):
+    # No field has a name that the app knows.
+    monkeypatch.setattr(MAEForPreTraining, "illustration_mask", field)
+    assert DemoModel(repositories["mae-mean"]).mask_percentage == drawn
 
 
 def test_a_model_without_a_picture_has_neither_columns_nor_a_mask(repositories):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ssl.data import open_source
+from hf_ssl.data import make_textures, open_source, wrap_dataset
 from hf_ssl.hub.space.demo_model import DemoModel
-from hf_ssl.hub.space.image_index import ImageIndex
+from hf_ssl.hub.space.image_index import ImageIndex, index_images
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,30 @@ def test_what_is_written_is_read(index, tmp_path):
 def test_an_image_without_a_label_has_no_class():
     index = ImageIndex("mine", "train", None, torch.tensor([-1]), {"model": torch.ones(1, 1)}, [b""])
     assert index.nearest("model", torch.ones(1), 1)[0].class_name is None
+
+
+@pytest.fixture
+def labelled(space):
+    """Index two pictures with these labels, of which the names of 20 classes are known."""
+
+    def index_two(labels):
+        textures = make_textures("train", 2)
+        features = textures.features
+        rows = textures.remove_columns("label").add_column("label", labels)
+        source = wrap_dataset(rows, name="mine", split="train")
+        source = dataclasses.replace(source, class_names=features["label"].names)
+        return index_images([DemoModel(space / "models" / "simclr")], source, 2)
+
+    return index_two
+
+
+@pytest.mark.parametrize("label", [20, -2])
+def test_a_label_that_is_no_class_is_refused(labelled, label):
+    with pytest.raises(ValueError, match=f"'mine' .train. has an image of class {label} and names 20 classes; .* -1"):
+        labelled([0, label])
+
+
+def test_an_image_without_a_label_is_shown_beside_those_with_one(labelled):
+    index = labelled([-1, 19])
+    shown = index.nearest("simclr", index.features["simclr"][0], 2)
+    assert {image.class_name for image in shown} == {None, index.class_names[19]}
