@@ -45,7 +45,7 @@ def demo(output: Path, command: str, max_steps: int | None = None) -> None:
         argv += ["--max_steps", str(max_steps)] if max_steps is not None else []
         print(f"\n$ hf-ssl pretrain {shlex.join(argv)}", flush=True)
         run = pretrain(*parse_pretrain(argv), f"hf-ssl pretrain {shlex.join(argv)}")
-        evaluation = f"hf-ssl evaluate {run} --mixed_precision bf16"
+        evaluation = shlex.join(["hf-ssl", "evaluate", str(run), "--mixed_precision", "bf16"])
         print(f"\n$ {evaluation}", flush=True)
         probe_run(run, DataArguments(mixed_precision="bf16"), ProbeArguments(), evaluation)
         runs.append(run)

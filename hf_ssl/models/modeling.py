@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
@@ -18,6 +18,9 @@ class MethodPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+
+    # Names of parameters that are never trained.
+    fixed_parameters: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:
@@ -40,7 +43,13 @@ class MethodPreTrainedModel(PreTrainedModel):
             _check_weights(Path(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
             if not Path(kwargs.get("subfolder") or "", pretrained_model_name_or_path).is_file():
                 _check_no_adapter(str(pretrained_model_name_or_path), kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
+        # transformers makes the parameters anew, and all of them trainable.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, parameter in model.named_parameters():
+            if name in cls.fixed_parameters:
+                parameter.requires_grad_(False)
+        return loaded
 
 
 def _check_weights(place: Path, subfolder: str) -> None:

@@ -18,6 +18,8 @@ from hf_ssl.training.environment import describe_hardware, describe_versions
 from hf_ssl.training.progress import thin_curve
 
 RECIPE = "recipe.yaml"
+# Flags of this run alone.
+NOT_REPEATED = ("resume_from_checkpoint", "push_to_hub", "push_epochs", "push_private")
 
 
 @dataclass
@@ -103,11 +105,20 @@ def describe_model(model: PreTrainedModel) -> dict[str, Any]:
 def repeating_command(command: str, num_processes: int) -> str:
     """The command that starts a run anew, with as many processes, and publishes nothing."""
     words = shlex.split(command)
-    for flag in ("--resume_from_checkpoint", "--push_to_hub"):
-        if flag in words:
-            position = words.index(flag)
-            del words[position : position + 2]
-        words = [word for word in words if not word.startswith(f"{flag}=")]
+    kept: list[str] = []
+    skips_value = False
+    for word in words:
+        if skips_value and not word.startswith("--"):
+            skips_value = False
+            continue
+        flag, equals, _ = word.partition("=")
+        # The parser takes dashes for underscores.
+        if word.startswith("--") and flag[2:].replace("-", "_") in NOT_REPEATED:
+            skips_value = not equals
+            continue
+        skips_value = False
+        kept.append(word)
+    words = kept
     if num_processes > 1 and words[:2] == ["hf-ssl", "pretrain"]:
         launcher = ["accelerate", "launch", "--num_processes", str(num_processes), "scripts/pretrain.py"]
         words = [*launcher, *words[2:]]

@@ -225,3 +225,14 @@ def test_values_that_are_not_allowed_are_refused_with_the_fix(fields, message):
 def test_a_backbone_that_is_no_vit_is_refused():
     with pytest.raises(ValueError, match="not a plain ViT"):
         MAEForPreTraining(MAEConfig(backbone="vit_base_patch14_reg4_dinov2", patch_size=14))
+
+
+def test_positions_stay_fixed_in_a_model_that_was_loaded(tmp_path):
+    config = TINY["mae"]()
+    fresh = MAEForPreTraining(config)
+    fresh.save_pretrained(tmp_path)
+    for model_class in (MAEForPreTraining, MAEModel):
+        trained = {name: parameter.requires_grad for name, parameter in model_class(config).named_parameters()}
+        loaded = model_class.from_pretrained(tmp_path)
+        assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == trained
+        assert not trained["pos_embed"]

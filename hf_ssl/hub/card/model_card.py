@@ -96,7 +96,7 @@ def _variables(repository: Path, results: dict[str, Any], repo_id: str | None) -
         "num_views": len(pretraining["arguments"]["views"]),
         "training_table": _training_table(results),
         "hyperparameters_table": _hyperparameters_table(results),
-        "version": pretraining["versions"]["hf_ssl"],
+        "version": plain(pretraining["versions"]["hf_ssl"]),
         "commands": "\n".join(commands),
         # A fence that no command can close.
         "fence": "`" * max([3, *(len(run) + 1 for command in commands for run in re.findall("`+", command))]),
@@ -341,8 +341,8 @@ def _limits(results: dict[str, Any]) -> list[str]:
         f"The encoder saw {pretraining['images_seen']:,} images, {pretraining['epochs']:.4g} passes over one data set "
         f"at {results['model']['config']['image_size']} px. How it does on other images or sizes was not measured, "
         "nor what biases it took over from its data.",
-        f"This is one run, with seed {pretraining['arguments']['seed']}: the intervals speak of the number of test "
-        "images, not of other seeds.",
+        f"This is one run, with seed {plain(str(pretraining['arguments']['seed']))}: the intervals "
+        "speak of the number of test images, not of other seeds.",
     ]
     if EMBEDDED in (pretraining["dataset"], evaluation["dataset"]):
         limits.append("The embedded textures are drawn: a demonstration, which says nothing of photographs.")

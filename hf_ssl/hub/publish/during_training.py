@@ -1,6 +1,7 @@
 """`--push_to_hub`: a run evaluates and publishes itself while it trains, one tag `epoch-N` for each state."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.probe_run import DataArguments, probe_run
 from hf_ssl.evaluation.results import find_result, read_results, write_results
 from hf_ssl.hub.publish.client import HubError, call_hub, open_hub
-from hf_ssl.hub.publish.publish import Published, publish
-from hf_ssl.hub.publish.upload import check_ours
-from hf_ssl.hub.repository.layout import WEIGHTS, is_repository
+from hf_ssl.hub.publish.publish import Published, check_published_by_us, publish
+from hf_ssl.hub.repository.layout import WEIGHTS
 from hf_ssl.training.arguments import PretrainArguments
 
 PUBLISHED = "published.json"
@@ -38,7 +38,11 @@ class TrainingPublisher:
         self.run = Path(arguments.output_dir)
         self.report = report
         api = open_hub(arguments.push_to_hub)
-        head, _ = check_ours(api, arguments.push_to_hub, "model", is_repository, arguments.push_private)
+        head = check_published_by_us(api, arguments.push_to_hub, arguments.push_private)
+        if arguments.resume_from_checkpoint is None and (self.run / PUBLISHED).exists():
+            raise FileExistsError(
+                f"'{self.run / PUBLISHED}' is of another run; remove it, or choose another --output_dir."
+            )
         if head is not None and arguments.resume_from_checkpoint is None:
             refs = call_hub("list its tags", lambda: api.list_repo_refs(arguments.push_to_hub))
             taken = sorted(ref.name for ref in refs.tags if ref.name.startswith("epoch-"))
@@ -63,22 +67,25 @@ class TrainingPublisher:
 
     def __call__(self, folder: Path) -> None:
         """Evaluate and publish a folder of the run: the run itself at its end, a snapshot of it before."""
-        steps = read_results(folder / "results.json")["pretraining"]["steps"]
-        earlier = [entry for entry in self._published() if entry["steps"] < steps]
-        if any(entry["steps"] == steps for entry in self._published()):
-            return
         is_snapshot = folder != self.run
+        later = ["hf-ssl", "publish", str(folder), "--repo_id", self.arguments.push_to_hub]
+        later += ["--private"] if self.arguments.push_private else []
         try:
+            steps = read_results(folder / "results.json")["pretraining"]["steps"]
+            earlier = [entry for entry in self._published() if entry["steps"] < steps]
+            if any(entry["steps"] == steps for entry in self._published()):
+                self.report(f"{folder} was published before.")
+                return
             results = probe_run(
                 folder,
                 # The pixels do not change while a run goes on: the last state has them.
                 DataArguments(mixed_precision=self.arguments.mixed_precision, raw_pixels=not is_snapshot),
                 ProbeArguments(),
-                f"hf-ssl evaluate {folder if is_snapshot else self.run} "
-                f"--mixed_precision {self.arguments.mixed_precision}",
+                shlex.join(["hf-ssl", "evaluate", str(folder), "--mixed_precision", self.arguments.mixed_precision]),
                 self.report,
             )
             entry = describe_checkpoint(results)
+            later += ["--tag", entry["tag"]]
             results["checkpoints"] = [*earlier, entry]
             write_results(folder / "results.json", results)
             published = publish(
@@ -89,11 +96,12 @@ class TrainingPublisher:
                 message=f"{entry['tag']}: {entry['accuracy']:.1%} by linear probe",
                 report=self.report,
             )
-        except (OSError, ValueError, FloatingPointError) as error:
-            later = f"publish it later with `hf-ssl publish {folder} --repo_id {self.arguments.push_to_hub}`"
+        # Whatever it is, it must not end the training that it comes from.
+        except Exception as error:
+            advice = f"publish it later with `{shlex.join(later)}`"
             if not is_snapshot:
-                raise HubError(f"{error} The run is complete in {folder}; {later}.") from error
-            self.report(f"warning: {error} The training goes on; {folder} is kept, {later}.")
+                raise HubError(f"{error} The run is complete in {folder}; {advice}.") from error
+            self.report(f"warning: {error} The training goes on; {folder} is kept, {advice}.")
             return
         self._remember([*earlier, entry], published)
         if is_snapshot:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, snapshot_download
 
+from hf_ssl.evaluation.results import read_results
 from hf_ssl.hub.card.code_blocks import run_code_blocks
 from hf_ssl.hub.card.model_card import render_card, render_code_blocks
 from hf_ssl.hub.doors.table import EVALUATION_VIEW, check_doors
@@ -74,13 +75,14 @@ def publish(
         HubError: the Hub cannot be reached or refuses.
     """
     check_repo_id(repo_id)
+    check_tag(tag)
     if not (path / "results.json").is_file():
         raise FileNotFoundError(
             f"'{path}' is neither a run nor a repository folder; give what `hf-ssl pretrain` or `hf-ssl card` wrote."
         )
     if not dry_run:
         api = open_hub(repo_id)
-        check_ours(api, repo_id, "model", is_repository, private)
+        check_published_by_us(api, repo_id, private)
         tag = choose_tag(api, repo_id, tag)
     with TemporaryDirectory(prefix="hf_ssl-publish-") as scratch:
         folder = stage(path, Path(scratch), repo_id.split("/")[1])
@@ -110,6 +112,9 @@ def publish(
             call_hub(
                 f"tag {repo_id} as {tag}", lambda: api.create_tag(repo_id, tag=tag, revision=revision, exist_ok=True)
             )
+            tagged = call_hub(f"look at the tag {tag}", lambda: api.repo_info(repo_id, revision=tag).sha)
+            if tagged != revision:
+                raise HubError(f"The tag '{tag}' was given to another commit meanwhile; choose another --tag.")
         except (OSError, ValueError) as error:
             raise HubError(f"{error} {undo}") from error
         except KeyboardInterrupt as interruption:
@@ -138,14 +143,44 @@ def check_here(folder: Path, report: Callable[[str], None]) -> None:
     report(f"{len(blocks)} code blocks of the card run on the folder")
 
 
+def check_tag(tag: str | None) -> None:
+    """Raise a `ValueError` unless `tag` is a name that git allows and that is not a branch's."""
+    if tag is None:
+        return
+    allowed = re.fullmatch(r"[A-Za-z0-9][\w.-]*", tag) and ".." not in tag and not tag.endswith((".", ".lock"))
+    if not allowed or tag in ("main", "HEAD"):
+        raise ValueError(f"'{tag}' is no name for a tag; use letters, digits, '-', '_' and '.', such as v1.")
+
+
+def check_published_by_us(api: HfApi, repo_id: str, private: bool) -> str | None:
+    """The head of the repository if it is one of ours, None if there is no such.
+
+    Raises:
+        FileExistsError: if it holds anything else, or is public where `private` is asked for.
+    """
+    head, paths = check_ours(api, repo_id, "model", is_repository, private)
+    if paths:
+        with TemporaryDirectory(prefix="hf_ssl-results-") as cache:
+            downloaded = call_hub(
+                f"read the results of {repo_id}",
+                lambda: api.hf_hub_download(repo_id, "results.json", revision=head, cache_dir=cache),
+            )
+            try:
+                read_results(downloaded)
+            except ValueError as error:
+                raise FileExistsError(
+                    f"{repo_id} exists and was not made by hf_ssl (its results.json is another one), so it is left "
+                    "alone; choose another name."
+                ) from error
+    return head
+
+
 def choose_tag(api: HfApi, repo_id: str, tag: str | None) -> str:
     """A tag that is free: the given one, or the next of v1, v2, …
 
     Raises:
         FileExistsError: the given one is taken.
     """
-    if tag is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", tag):
-        raise ValueError(f"'{tag}' is no name for a tag; use letters, digits, '-', '_' and '.', such as v1.")
     taken: set[str] = set()
     if find_head(api, repo_id, "model") is not None:
         refs = call_hub(f"list the tags of {repo_id}", lambda: api.list_repo_refs(repo_id))

@@ -79,7 +79,7 @@ def upload_folder(
                 return find_head(api, repo_id, repo_type)
             raise
 
-    return call_hub(f"upload to {repo_id}, where nothing was changed", commit)
+    return call_hub(f"upload to {repo_id}", commit)
 
 
 def check_ours(

@@ -47,6 +47,10 @@ def assemble_repository(run: Path, repository: Path, *, weights: bool = True) ->
     [results] = read_runs([run])
     if not (run / PROBE).is_file():
         raise ValueError(f"'{run}' holds no {PROBE}, the classifier; run `hf-ssl evaluate {run}` first.")
+    for path in sorted(list_repository(run)):
+        # A link would be followed, and what it leads to published.
+        if (run / path).is_symlink():
+            raise ValueError(f"'{run}' holds {path}, a link that may lead anywhere; put the file in its place.")
     target = repository.resolve()
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)

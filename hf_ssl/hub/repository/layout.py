@@ -1,13 +1,13 @@
 """The layout of a repository: which files it has, and which keys the config at its root."""
 
+import re
 from collections.abc import Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 WEIGHTS = ("model.safetensors", "pretraining/model.safetensors")
 FILES = ("README.md", "config.json", "pretraining/config.json", "recipe.yaml", "results.json", *WEIGHTS)
-PICTURES = "pictures/*.png"
+PICTURES = re.compile(r"pictures/[\w-]+\.png")
 CONFIG_KEYS = {
     "architecture",
     "num_classes",
@@ -31,7 +31,7 @@ def list_repository(folder: Path) -> set[str]:
 
 def foreign_files(paths: set[str]) -> list[str]:
     """Those paths that no repository of ours has, sorted."""
-    return sorted(path for path in paths if path not in FILES and not fnmatch(path, PICTURES))
+    return sorted(path for path in paths if path not in FILES and not PICTURES.fullmatch(path))
 
 
 def is_repository(paths: set[str]) -> bool:

@@ -44,6 +44,7 @@ class MAEPreTrainedModel(MethodPreTrainedModel):
     """The encoder, at the top level as in the official code and shared by both classes, and its initialisation."""
 
     config_class = MAEConfig
+    fixed_parameters: ClassVar[tuple[str, ...]] = ("pos_embed", "decoder_pos_embed")
 
     def __init__(self, config: MAEConfig):
         super().__init__(config)

@@ -180,3 +180,38 @@ def test_what_cannot_be_written_is_said_before_anything_takes_time(hub, runs, mo
 def test_a_folder_that_is_neither(tmp_path, hub):
     with pytest.raises(FileNotFoundError, match="is neither a run nor a repository folder; give what"):
         publish(tmp_path, REPO)
+
+
+def test_somebody_else_s_results_are_not_replaced(hub, runs, monkeypatch):
+    quick(monkeypatch)
+    theirs = {"README.md": b"# mine", "config.json": b"{}", "model.safetensors": b"w", "results.json": b'{"mmlu": 1}'}
+    hub.add_repository("model", REPO).commit(theirs, "theirs")
+    with pytest.raises(FileExistsError, match="its results.json is another one"):
+        publish(runs["simclr"], REPO)
+    assert len(commits(hub)) == 2
+
+
+def test_a_link_in_a_run_is_not_followed(hub, runs, tmp_path):
+    run = shutil.copytree(runs["simclr"], tmp_path / "run")
+    (tmp_path / "secret").write_text("secret")
+    (run / "pictures" / "holiday.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="holiday.png, a link that may lead anywhere"):
+        publish(run, REPO, dry_run=True)
+
+
+@pytest.mark.parametrize("tag", ["main", "HEAD", "a..b", "v1.", "v1.lock", "a b", "-x"])
+def test_a_tag_s_name_is_checked_first(hub, runs, tag):
+    with pytest.raises(ValueError, match="is no name for a tag"):
+        publish(runs["simclr"], REPO, tag=tag, dry_run=True)
+    assert hub.requests == []
+
+
+def test_a_tag_that_somebody_else_made_meanwhile_is_not_called_ours(hub, runs, monkeypatch):
+    quick(monkeypatch)
+
+    def tag_another(*arguments, **keywords):
+        hub.repository("model", REPO).tags["v1"] = commits(hub)[0]
+
+    monkeypatch.setattr(module, "read_back", tag_another)
+    with pytest.raises(HubError, match="'v1' was given to another commit meanwhile"):
+        publish(runs["simclr"], REPO)
