@@ -262,7 +262,7 @@ def test_the_recorded_command_starts_the_run_anew():
     resumed = "hf-ssl pretrain --config mae_demo --resume_from_checkpoint latest --push_to_hub=a/b --seed 1"
     assert repeating_command(resumed, 1) == "hf-ssl pretrain --config mae_demo --seed 1"
     dashed = (
-        "hf-ssl pretrain --config mae_demo --push-to-hub ana/x --push-private --resume-from-checkpoint latest --seed 1"
+        "hf-ssl pretrain --config mae_demo --push-to-hub a/b --push-private --resume-from-checkpoint latest --seed 1"
     )
     assert repeating_command(dashed, 1) == "hf-ssl pretrain --config mae_demo --seed 1"
     launched = "accelerate launch --num_processes 8 scripts/pretrain.py --config mae_demo --seed 1"
