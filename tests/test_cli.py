@@ -127,6 +127,14 @@ def test_help_of_a_recipe_names_the_model_s_fields(capsys):
     assert "--mask_ratio" in printed and "--learning_rate" in printed and "examples:" in printed
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_with_its_examples(command, capsys):
+    with pytest.raises(SystemExit) as exited:
+        cli.main([command, "--help"])
+    assert exited.value.code == 0
+    assert cli.load_command(command).EXAMPLES[0] in capsys.readouterr().out
+
+
 def test_a_demo_does_not_replace_what_it_did_not_make(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert cli.main(["demo", "--output", str(tmp_path)]) == 1

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from hf_ssl.commands.parser import Parser
+
 SUMMARY = "pretrain from a recipe; every field of it is a flag, several GPUs through accelerate launch"
 EXAMPLES = (
     "hf-ssl pretrain --config simclr_report",
@@ -13,6 +15,10 @@ EXAMPLES = (
 
 def run(argv: Sequence[str], command: str) -> None:
     """Pretrain a model."""
+    if {"-h", "--help"} & set(argv) and not any(word.split("=")[0] == "--config" for word in argv):
+        parser = Parser("pretrain", SUMMARY, EXAMPLES)
+        parser.add_argument("--config", help="a recipe; `hf-ssl pretrain --config RECIPE --help` lists all its flags")
+        parser.parse_args(["--help"])
     from accelerate import PartialState
 
     from hf_ssl.hub.publish.during_training import TrainingPublisher
