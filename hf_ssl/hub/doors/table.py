@@ -276,7 +276,7 @@ def _show(picture: Image.Image, config: PreTrainedConfig, results: dict[str, Any
         file.getvalue(), results["pretraining"]["arguments"]["storage_size"] or config.image_size
     )
     parameters = center_view(torch.tensor([size]), results["evaluation"]["crop_fraction"])
-    images = torch.from_numpy(stored)[None]
+    images = torch.from_numpy(stored).permute(2, 0, 1)[None]
     return render_view(images, parameters, config.image_size, config.image_mean, config.image_std)
 
 

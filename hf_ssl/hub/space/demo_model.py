@@ -85,7 +85,7 @@ class DemoModel:
             UndecodableImageError: the bytes are no picture that can be read.
         """
         image, size = decode_image(data, self.storage_size)
-        return self.view(torch.from_numpy(image)[None], torch.tensor([size]))
+        return self.view(torch.from_numpy(image).permute(2, 0, 1)[None], torch.tensor([size]))
 
     @torch.inference_mode()
     def encode(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
