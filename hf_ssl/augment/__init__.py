@@ -1,8 +1,24 @@
-"""Views of images, made on the device a batch at a time: sample every parameter once, then apply them."""
+"""Views of images: every parameter is sampled once, for a whole batch, and applied by one of two executors.
 
+`device` renders batches of float tensors, where a GPU is; `host` renders 8 bit images on the CPU, in the loader's
+threads. The same parameters give the same views.
+"""
+
+from .device.rendering import render_view
+from .host.views import HostViews
 from .policy import ViewPolicy
-from .rendering import render_view
-from .sampling import ViewParameters, center_view, sample_view
-from .views import make_views
+from .sampling import ViewDraws, ViewParameters, center_view, draw_view, sample_view
+from .views import make_views, normalize_views
 
-__all__ = ["ViewParameters", "ViewPolicy", "center_view", "make_views", "render_view", "sample_view"]
+__all__ = [
+    "HostViews",
+    "ViewDraws",
+    "ViewParameters",
+    "ViewPolicy",
+    "center_view",
+    "draw_view",
+    "make_views",
+    "normalize_views",
+    "render_view",
+    "sample_view",
+]

@@ -18,6 +18,9 @@ from .policy import ViewPolicy
 
 CROP_ATTEMPTS = 10  # torchvision's
 
+# The codes of `ViewParameters.jitter_order`.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
 
 @dataclass(frozen=True)
 class ViewParameters:
@@ -58,10 +61,49 @@ class ViewParameters:
     solarize_threshold: float
 
 
+@dataclass(frozen=True)
+class ViewDraws:
+    """All that is random about one view of B images, before the sizes of the images are known.
+
+    Args:
+        area_fractions: float64 (B, 10), area of each attempted crop as a fraction of the image's.
+        ratios: float64 (B, 10), its width / height.
+        positions: float64 (B, 2) in [0, 1), where the crop lies between the top and the bottom, the left and the
+            right.
+        ratio_range: smallest and largest width / height, for images that no attempt fits into.
+        operations: the fields of `ViewParameters` that have a row per image, but for boxes and sizes.
+        constants: the fields that are the same for all images.
+    """
+
+    area_fractions: Tensor
+    ratios: Tensor
+    positions: Tensor
+    ratio_range: tuple[float, float]
+    operations: dict[str, Tensor]
+    constants: dict[str, float]
+
+    def fit(self, sizes: Tensor, rows: slice = slice(None)) -> ViewParameters:
+        """The parameters of some of the images.
+
+        Args:
+            sizes: int64 (rows, 2) on the CPU, height and width in pixels of these images.
+            rows: which of the B images they are.
+
+        Raises:
+            ValueError: sizes not on the CPU, of another shape or not positive.
+        """
+        _check_sizes(sizes)
+        crops = (self.area_fractions[rows], self.ratios[rows], self.positions[rows])
+        return ViewParameters(
+            boxes=_crop_boxes(sizes, *crops, self.ratio_range),
+            sizes=sizes,
+            **{name: values[rows] for name, values in self.operations.items()},
+            **self.constants,
+        )
+
+
 def sample_view(policy: ViewPolicy, sizes: Tensor, generator: torch.Generator) -> ViewParameters:
     """Draw one view's parameters for every image.
-
-    The number of draws does not depend on the policy, so changing one probability moves no other choice.
 
     Args:
         policy: the distribution.
@@ -72,12 +114,27 @@ def sample_view(policy: ViewPolicy, sizes: Tensor, generator: torch.Generator) -
         ValueError: sizes or generator not on the CPU, or sizes of another shape or not positive.
     """
     _check_sizes(sizes)
+    return draw_view(policy, len(sizes), generator).fit(sizes)
+
+
+def draw_view(policy: ViewPolicy, batch: int, generator: torch.Generator) -> ViewDraws:
+    """Make the draws of `sample_view` for B images whose sizes are not known yet.
+
+    The number of draws does not depend on the policy, so changing one probability moves no other choice.
+
+    Args:
+        policy: the distribution.
+        batch: number of images, B.
+        generator: a CPU generator.
+
+    Raises:
+        ValueError: a generator that is not on the CPU.
+    """
     if generator.device.type != "cpu":
         raise ValueError(
             f"The generator is on {generator.device}; views are sampled on the CPU so that every device gets "
             "the same ones: pass torch.Generator() without a device."
         )
-    batch = len(sizes)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(batch, *shape, generator=generator, dtype=torch.float64) * (high - low) + low
@@ -92,23 +149,24 @@ def sample_view(policy: ViewPolicy, sizes: Tensor, generator: torch.Generator) -
     log_low, log_high = (math.log(ratio) for ratio in policy.crop_ratio)
     ratios = uniform(log_low, log_high, CROP_ATTEMPTS).exp()
     positions = uniform(0, 1, 2)
-    return ViewParameters(
-        boxes=_crop_boxes(sizes, area_fractions, ratios, positions, policy.crop_ratio),
-        sizes=sizes,
-        flip=happens(policy.flip_prob),
-        jitter=happens(policy.jitter_prob),
-        jitter_order=uniform(0, 1, 4).argsort(dim=1),
-        brightness=factor(policy.brightness),
-        contrast=factor(policy.contrast),
-        saturation=factor(policy.saturation),
-        hue=uniform(-policy.hue, policy.hue).float(),
-        grayscale=happens(policy.grayscale_prob),
-        blur=happens(policy.blur_prob),
-        blur_sigma=uniform(*policy.blur_sigma).float(),
-        solarize=happens(policy.solarize_prob),
-        blur_kernel_fraction=policy.blur_kernel_fraction,
-        solarize_threshold=policy.solarize_threshold,
-    )
+    operations = {
+        "flip": happens(policy.flip_prob),
+        "jitter": happens(policy.jitter_prob),
+        "jitter_order": uniform(0, 1, 4).argsort(dim=1),
+        "brightness": factor(policy.brightness),
+        "contrast": factor(policy.contrast),
+        "saturation": factor(policy.saturation),
+        "hue": uniform(-policy.hue, policy.hue).float(),
+        "grayscale": happens(policy.grayscale_prob),
+        "blur": happens(policy.blur_prob),
+        "blur_sigma": uniform(*policy.blur_sigma).float(),
+        "solarize": happens(policy.solarize_prob),
+    }
+    constants = {
+        "blur_kernel_fraction": policy.blur_kernel_fraction,
+        "solarize_threshold": policy.solarize_threshold,
+    }
+    return ViewDraws(area_fractions, ratios, positions, policy.crop_ratio, operations, constants)
 
 
 def center_view(sizes: Tensor, crop_fraction: float) -> ViewParameters:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .device.rendering import render_view
 from .policy import ViewPolicy
-from .rendering import render_view
 from .sampling import sample_view
 
 
@@ -43,3 +43,21 @@ def make_views(
         raise ValueError("policies is empty; pass one ViewPolicy for each view, such as [ViewPolicy()] for one.")
     views = [render_view(images, sample_view(policy, sizes, generator), output_size, mean, std) for policy in policies]
     return views[0] if len(views) == 1 else torch.stack(views, dim=1)
+
+
+def normalize_views(views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What an encoder sees of views that the host rendered.
+
+    Args:
+        views: uint8 (B, V, S, S, 3) on any device.
+        mean: 3 channel means in [0, 1].
+        std: 3 channel standard deviations in [0, 1].
+
+    Returns:
+        float32 on the views' device: (B, 3, S, S) for one view, (B, V, 3, S, S) for V of them. Each image lies in
+        memory channels last.
+    """
+    scale, shift = (torch.tensor(values, dtype=torch.float32) * 255 for values in (std, mean))
+    scale, shift = (values.to(views.device, non_blocking=True) for values in (1 / scale, -shift / scale))
+    normalized = torch.addcmul(shift, views, scale).movedim(-1, -3)
+    return normalized.squeeze(1) if views.shape[1] == 1 else normalized

@@ -68,6 +68,9 @@ class PretrainArguments:
     storage_size: int | None = _argument(
         None, "Side in pixels at which whole images wait for their crops; image_size if not given."
     )
+    cache: Literal["auto", "device", "memory", "disk", "none"] = _argument(
+        "auto", "Where images stay once they are decoded, squeezed to storage_size; auto: where they fit, if at all."
+    )
     num_threads: int = _argument(2, "Decoding threads of each process.")
     views: Views = field(
         default_factory=lambda: Views([{}]), metadata={"help": "One mapping of ViewPolicy fields for each view."}
@@ -77,6 +80,9 @@ class PretrainArguments:
     max_steps: int | None = _argument(None, "Optimiser steps to stop after, if that comes before the epochs' end.")
     batch_size: int = _argument(256, "Images of each process and micro-batch.")
     gradient_accumulation_steps: int = _argument(1, "Micro-batches of an optimiser step.")
+    gradient_cache_chunk_size: int | None = _argument(
+        None, "Images that are encoded at a time where one loss is over more than fit into memory."
+    )
     optimizer: Literal["adam", "adamw", "sgd", "lars"] = _argument("adamw", "Optimiser.")
     learning_rate: float = _argument(1e-3, "Peak learning rate, before lr_scaling.")
     lr_scaling: Literal["none", "linear", "sqrt"] = _argument(
@@ -119,7 +125,7 @@ class PretrainArguments:
             _check(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("momentum", "adam_beta1", "adam_beta2"):
             _check(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        for name in ("max_steps", "max_grad_norm", "storage_size"):
+        for name in ("max_steps", "max_grad_norm", "storage_size", "gradient_cache_chunk_size"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) > 0, "above 0, or left out")
         _check(self, "warmup_epochs", self.warmup_epochs < self.epochs, f"below the {self.epochs:g} epochs of the run")
 

@@ -11,10 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .blur import gaussian_blur, kernel_radius
-from .color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, grayscale, solarize
-from .resample import resample, resample_weights
-from .sampling import ViewParameters
+from hf_ssl.augment.device.blur import gaussian_blur, kernel_radius
+from hf_ssl.augment.device.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    grayscale,
+    solarize,
+)
+from hf_ssl.augment.device.resample import resample, resample_weights
+from hf_ssl.augment.sampling import ViewParameters
 
 JITTER = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)  # the codes in jitter_order
 
@@ -72,7 +79,9 @@ def _crop(images: Tensor, parameters: ViewParameters, output_size: int) -> Tenso
     rows, columns = (
         resample_weights(start, length, flip > 0, side, output_size) for start, length, flip in intervals.unbind(dim=2)
     )
-    return resample(images.float(), rows / 255, columns)
+    # Contiguous whatever the strides: the products see each channel's rows one after the other.
+    planes = images.to(torch.float32, memory_format=torch.contiguous_format)
+    return resample(planes, rows / 255, columns)
 
 
 def _jitter(views: Tensor, parameters: ViewParameters) -> None:
