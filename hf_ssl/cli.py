@@ -18,7 +18,7 @@ from hf_ssl.registration import call_after_import
 JOURNEY = {
     "look around": {"demo": "demo", "recipes": "recipes", "data": "data"},
     "train": {"pretrain": "pretrain", "import": "import_checkpoint"},
-    "judge": {"evaluate": "evaluate", "compare": "compare"},
+    "judge": {"evaluate": "evaluate", "compare": "compare", "benchmark": "benchmark"},
     "share": {"card": "card", "publish": "publish", "doors": "doors", "export": "export", "space": "space"},
 }
 COMMANDS = {name: module for commands in JOURNEY.values() for name, module in commands.items()}

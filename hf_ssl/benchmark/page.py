@@ -1,0 +1,52 @@
+"""The results as documentation: benchmarks.md, with results.json and the pictures of the curves beside it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_ssl.benchmark.curves import draw_curve
+from hf_ssl.benchmark.results import write_results
+from hf_ssl.benchmark.table import checks_list, curve_tables, results_table
+from hf_ssl.evaluation.compare import format_duration
+
+PAGE, FOLDER, RESULTS = "benchmarks.md", "benchmarks", "results.json"
+
+
+def write_page(results: Mapping[str, Any], folder: Path) -> None:
+    """Write `folder`/benchmarks.md, and benchmarks/results.json and a picture for each curve in it."""
+    write_results(folder / FOLDER / RESULTS, results)
+    for curve in results["curves"]:
+        if curve["series"]:
+            draw_curve(curve, folder / FOLDER / f"{curve['name']}.png")
+    (folder / PAGE).write_text(page(results), encoding="utf-8")
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """benchmarks.md, Markdown, made of nothing but the results."""
+    hardware = results["hardware"]
+    versions = ", ".join(f"{package} {version}" for package, version in results["versions"].items())
+    sections = [
+        "# Benchmarks",
+        "Made by this command; do not edit.",
+        f"```bash\n{results['command']}\n```",
+        f"{results['date']}, in {format_duration(results['seconds'])}, on {hardware['cpu']}, {hardware['cpu_cores']} "
+        f"cores, {results['threads']} torch threads on both sides; accelerator: "
+        f"{'none' if hardware['device'] == 'cpu' else hardware['device']}. {versions}.",
+        "Both sides take turns in one process; a number is the median of "
+        f"{results['repeats']} readings after a warm-up, between the smallest and the largest. A figure with × is how "
+        "many times faster ours is; with %, the share of the peer's that ours takes. The rows are those of the "
+        "project's goals. Before anything is timed, both sides must be found to compute the same thing (below); a row "
+        "whose check fails has no times. All numbers, each reading among them, are in "
+        f"[{FOLDER}/{RESULTS}]({FOLDER}/{RESULTS}).",
+        results_table(results),
+        "## What was checked before",
+        checks_list(results) or "Nothing.",
+    ]
+    if results["curves"]:
+        sections.append("## As work grows")
+    for curve, table in curve_tables(results):
+        sections.append(f"### {curve['title']}")
+        if curve["series"]:
+            sections.append(f"![{curve['y']} against {curve['x']}]({FOLDER}/{curve['name']}.png)")
+        sections.append(table)
+    return "\n\n".join(sections) + "\n"
