@@ -11,6 +11,9 @@ from .device.rendering import render_view
 from .policy import ViewPolicy
 from .sampling import sample_view
 
+# Of 8 bit views that the CPU normalises at a time.
+CHUNK_BYTES = 2**18
+
 
 def make_views(
     images: Tensor,
@@ -57,7 +60,16 @@ def normalize_views(views: Tensor, mean: Sequence[float], std: Sequence[float]) 
         float32 on the views' device: (B, 3, S, S) for one view, (B, V, 3, S, S) for V of them. Each image lies in
         memory channels last.
     """
-    scale, shift = (torch.tensor(values, dtype=torch.float32) * 255 for values in (std, mean))
-    scale, shift = (values.to(views.device, non_blocking=True) for values in (1 / scale, -shift / scale))
-    normalized = torch.addcmul(shift, views, scale).movedim(-1, -3)
-    return normalized.squeeze(1) if views.shape[1] == 1 else normalized
+    batch, count, side, _, channels = views.shape
+    deviations = 255 * torch.tensor(std, dtype=torch.float32)
+    factors = torch.stack([1 / deviations, -255 * torch.tensor(mean, dtype=torch.float32) / deviations])
+    # One factor for each value of a line, as broadcasting over three channels would be slow.
+    scale, shift = factors.repeat(1, side).to(views.device, non_blocking=True)
+    lines = views.reshape(batch, count * side, side * channels)
+    normalized = torch.empty(lines.shape, device=views.device)
+    # On a CPU a few images at a time, which stay in its cache from one operation to the next.
+    chunk = batch if views.device.type != "cpu" else max(CHUNK_BYTES // max(lines[:1].nbytes, 1), 1)
+    for out, values in zip(normalized.split(chunk), lines.split(chunk), strict=True):
+        torch.addcmul(shift, values.float(), scale, out=out)
+    normalized = normalized.view(views.shape).movedim(-1, -3)
+    return normalized.squeeze(1) if count == 1 else normalized
