@@ -80,7 +80,7 @@ def read_rows(
     total = stated_rows(source)
     if num_rows is not None:
         total = num_rows if total is None else min(num_rows, total)
-    rows = itertools.islice(_undecoded_rows(source), num_rows)
+    rows = itertools.islice(undecoded_rows(source), num_rows)
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="hf_ssl-look")
     pending: deque = deque()
     bar = tqdm(total=total, unit="image", desc=source.split, disable=None, leave=False, dynamic_ncols=True)
@@ -100,7 +100,8 @@ def read_rows(
         bar.close()
 
 
-def _undecoded_rows(source: ImageSource) -> Iterator[tuple[dict | None, int | None]]:
+def undecoded_rows(source: ImageSource) -> Iterator[tuple[dict | None, int | None]]:
+    """Every image of a split, a dict of `bytes` and `path`, and its label (None without one), in order."""
     if source.is_stream:
         for row in source.dataset:
             yield row[source.image_column], None if source.label_column is None else row[source.label_column]
