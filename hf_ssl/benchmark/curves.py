@@ -26,8 +26,9 @@ from hf_ssl.benchmark.measuring import (
     require_package,
 )
 from hf_ssl.benchmark.memory import peak_extra_memory
+from hf_ssl.benchmark.pairs.mae import mae_input, mae_pair, mae_step
+from hf_ssl.benchmark.pairs.simclr import simclr_input, simclr_pair, simclr_step
 from hf_ssl.benchmark.rows.loss import memory_call
-from hf_ssl.benchmark.rows.step import mae_input, mae_pair, mae_step, simclr_input, simclr_pair, simclr_step
 from hf_ssl.evaluation.linear_probe import fit_linear_probe
 
 CURVES_NAME = "curves"

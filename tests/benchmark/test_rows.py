@@ -9,16 +9,9 @@ from tiny_models import TINY
 
 from hf_ssl.benchmark.measuring import CheckFailedError, NotMeasuredError, Options, measure_row, require_package
 from hf_ssl.benchmark.memory import measure_here
+from hf_ssl.benchmark.pairs.mae import check_mae, in_peer_layout, mae_input, mae_pair
+from hf_ssl.benchmark.pairs.simclr import check_simclr, simclr_input, simclr_pair
 from hf_ssl.benchmark.rows import ROWS
-from hf_ssl.benchmark.rows.step import (
-    check_mae,
-    check_simclr,
-    in_peer_layout,
-    mae_input,
-    mae_pair,
-    simclr_input,
-    simclr_pair,
-)
 
 
 def test_there_is_a_row_for_every_name_of_the_goals():

@@ -10,16 +10,10 @@ from torch import nn
 from hf_ssl import MAEConfig, SimCLRConfig
 from hf_ssl.augment import ViewPolicy, make_views
 from hf_ssl.benchmark.measuring import Comparison, Experiment, Options, Row, Side, require_cuda, require_package
+from hf_ssl.benchmark.pairs.common import autocast
+from hf_ssl.benchmark.pairs.mae import check_mae, mae_input, mae_pair
+from hf_ssl.benchmark.pairs.simclr import check_simclr, simclr_input, simclr_pair
 from hf_ssl.benchmark.rows.loss import DIM, forward_backward, our_loss, projections
-from hf_ssl.benchmark.rows.step import (
-    autocast,
-    check_mae,
-    check_simclr,
-    mae_input,
-    mae_pair,
-    simclr_input,
-    simclr_pair,
-)
 from hf_ssl.models.configuration import IMAGE_MEAN, IMAGE_STD
 
 SIMCLR_BATCH = 512

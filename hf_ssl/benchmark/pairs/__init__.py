@@ -1,0 +1,1 @@
+"""Our models beside those of the peers: the same weights, the same inputs, and checks that they compute the same."""
