@@ -11,18 +11,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 
+from hf_ssl.data.cache import DecodedImages
 from hf_ssl.data.decoding import UndecodableImageError, decode_image, decode_reduced, encoded_bytes
 from hf_ssl.data.order import BatchOrder
 from hf_ssl.data.sources import ImageSource, int64_label
-
-if TYPE_CHECKING:
-    from hf_ssl.data.cache import DecodedImages
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ class ImageLoader:
         shuffle: bool = True,
         drop_last: bool = True,
         num_threads: int = 2,
-        decoded: "DecodedImages | None" = None,
+        decoded: DecodedImages | None = None,
         renderer: ViewRenderer | None = None,
         pin_memory: bool = False,
     ):
@@ -274,7 +272,7 @@ class _EncodedRows:
 @dataclass
 class _DecodedRows:
     numbers: np.ndarray
-    decoded: "DecodedImages"
+    decoded: DecodedImages
 
     def int64_labels(self) -> np.ndarray:
         return self.decoded.labels[self.numbers]

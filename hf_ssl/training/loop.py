@@ -1,11 +1,10 @@
 """The pretraining loop: batches, views, loss, step; the same for every method.
 
-The order of images is a pure function of (seed, epoch, rank, world size), the views of a micro-batch one of
-(seed, its position, rank), and the random state that masks are drawn from is part of a checkpoint: a resumed run
-equals an uninterrupted one.
+The views of a micro-batch are a pure function of (seed, its position, rank, world size), and the random state that
+masks are drawn from is part of a checkpoint: a resumed run equals an uninterrupted one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +17,6 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from timm.layers import convert_sync_batchnorm, set_fused_attn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_ssl.augment import make_views
-from hf_ssl.data.loader import ImageBatch, ImageLoader
 from hf_ssl.data.sources import open_source
 from hf_ssl.randomness import random_states_kept
 from hf_ssl.training.arguments import PretrainArguments
@@ -29,6 +26,7 @@ from hf_ssl.training.interruption import Interruption
 from hf_ssl.training.optimizers import create_optimizer, create_schedule
 from hf_ssl.training.progress import Progress
 from hf_ssl.training.record import RunRecord
+from hf_ssl.training.views import TrainingViews
 
 # Runs as they stood when they were published, each a folder like that of the run.
 SNAPSHOTS = "snapshots"
@@ -100,18 +98,18 @@ def pretrain(
         label_column=None,
         num_rows=arguments.num_train_images,
     )
-    loader = ImageLoader(
+    views = TrainingViews(
         source,
-        batch_size=arguments.batch_size,
-        image_size=arguments.storage_size or config.image_size,
-        seed=arguments.seed,
+        arguments,
+        config,
+        device,
+        on_host=device.type == "cpu",
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        num_threads=arguments.num_threads,
     )
     accumulation = arguments.gradient_accumulation_steps
     effective_batch_size = arguments.batch_size * accumulation * accelerator.num_processes
-    steps_per_epoch = loader.batches_per_epoch / accumulation
+    steps_per_epoch = views.batches_per_epoch / accumulation
     total_steps = max(int(arguments.epochs * steps_per_epoch), 1)
     if arguments.max_steps is not None:
         total_steps = min(total_steps, arguments.max_steps)
@@ -126,7 +124,7 @@ def pretrain(
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     set_seed(arguments.seed, device_specific=True)
 
-    position = Position(order=_order(arguments, accelerator, total_steps))
+    position = Position(order=_order(arguments, accelerator, total_steps, views))
     if arguments.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(run, arguments.resume_from_checkpoint)
         # The state holds the rates it was saved with; what is asked for now counts.
@@ -153,7 +151,7 @@ def pretrain(
         accelerator.init_trackers("hf_ssl", config={"recipe": recipe, "learning_rate": learning_rate})
 
     progress = Progress(accelerator, run, position, effective_batch_size, total_steps, steps_per_epoch)
-    micro_batches = _micro_batches(loader, position.step * accumulation)
+    micro_batches = views.micro_batches(position.step * accumulation)
     checkpoint_steps = max(round(arguments.checkpoint_epochs * steps_per_epoch), 1)
     publish_steps = max(round(arguments.push_epochs * steps_per_epoch), 1)
     wrapped.train()
@@ -162,11 +160,10 @@ def pretrain(
         while position.step < total_steps:
             step_loss = torch.zeros((), device=device)
             for micro in range(accumulation):
-                batch, index = next(micro_batches)
-                views = _views(batch, index, arguments, config, accelerator)
+                pixel_values = next(micro_batches)
                 # Gradients travel between processes once, with the last micro-batch.
                 with nullcontext() if micro == accumulation - 1 else accelerator.no_sync(wrapped):
-                    loss = wrapped(views).loss / accumulation
+                    loss = wrapped(pixel_values).loss / accumulation
                     accelerator.backward(loss)
                 step_loss += loss.detach()
             progress.add_loss(step_loss)
@@ -234,30 +231,14 @@ def _check_weights(model: PreTrainedModel, step: int, run: Path) -> None:
             )
 
 
-def _micro_batches(loader: ImageLoader, done: int) -> Iterator[tuple[ImageBatch, int]]:
-    """Batches without end, each with its position in the run, from position `done` on."""
-    index = done
-    while True:
-        for batch in loader.epoch(index // loader.batches_per_epoch, index % loader.batches_per_epoch):
-            yield batch, index
-            index += 1
-
-
-def _views(
-    batch: ImageBatch, index: int, arguments: PretrainArguments, config: PreTrainedConfig, accelerator: Accelerator
-) -> torch.Tensor:
-    seed = (arguments.seed * 1_000_003 + index) * accelerator.num_processes + accelerator.process_index
-    generator = torch.Generator().manual_seed(seed)
-    images = batch.images.to(accelerator.device, non_blocking=True)
-    return make_views(
-        images, batch.sizes, arguments.views, generator, config.image_size, config.image_mean, config.image_std
-    )
-
-
-def _order(arguments: PretrainArguments, accelerator: Accelerator, total_steps: int) -> dict[str, Any]:
+def _order(
+    arguments: PretrainArguments, accelerator: Accelerator, total_steps: int, views: TrainingViews
+) -> dict[str, Any]:
     names = ("dataset", "train_split", "seed", "batch_size", "gradient_accumulation_steps")
     return {
         **{name: getattr(arguments, name) for name in names},
         "num_processes": accelerator.num_processes,
         "total_steps": total_steps,
+        # Squeezed or not: all kinds of cache hold the same pixels.
+        "cache": "none" if views.from_originals else "memory",
     }

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, PreTrainedModel
 
 import hf_ssl.training.loop as loop
+import hf_ssl.training.views as views
 from hf_ssl.evaluation.results import read_results
 from hf_ssl.models.mae.modeling_mae import MAEForPreTraining
 from hf_ssl.training.arguments import parse_pretrain
@@ -112,15 +113,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, method, texture_fo
 def test_an_interruption_loses_nothing(tmp_path, method, number, texture_folder, monkeypatch):
     handler = signal.getsignal(number)
     whole = run(tmp_path, method, texture_folder, output="whole")
-    make_views, calls = loop.make_views, []
+    normalize_views, calls = views.normalize_views, []
 
     def interrupted(*args):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), number)
-        return make_views(*args)
+        return normalize_views(*args)
 
-    monkeypatch.setattr(loop, "make_views", interrupted)
+    monkeypatch.setattr(views, "normalize_views", interrupted)
     with pytest.raises(KeyboardInterrupt, match="after step 3 of 8; continue with .* --resume_from_checkpoint latest"):
         run(tmp_path, method, texture_folder, output="broken", checkpoint_epochs=1)
     assert signal.getsignal(number) is handler
@@ -161,13 +162,13 @@ def test_resuming_with_another_order_is_refused(tmp_path, texture_folder):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path, texture_folder, monkeypatch
 ):
-    make_views, calls = loop.make_views, []
+    normalize_views, calls = views.normalize_views, []
 
     def poisoned(*args):
         calls.append(1)
-        return make_views(*args) * (float("nan") if len(calls) == 6 else 1.0)
+        return normalize_views(*args) * (float("nan") if len(calls) == 6 else 1.0)
 
-    monkeypatch.setattr(loop, "make_views", poisoned)
+    monkeypatch.setattr(views, "normalize_views", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 6 \(epoch 0.75\) is not finite"):
         run(tmp_path, "mae", texture_folder)
     kept = list_checkpoints(tmp_path / "run")

@@ -28,6 +28,7 @@ def resized_crop(image: np.ndarray, box: tuple[float, float, float, float], out:
         # Enlarged, there is nothing to antialias.
         cv2.resize(crop, (side, side), dst=out, interpolation=cv2.INTER_LINEAR)
     else:
-        planes = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None]
+        # A copy, as torch wants to be able to write to it, and cached images are read-only.
+        planes = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None]
         resized = functional.interpolate(planes, (side, side), mode="bilinear", antialias=True)
         out[:] = resized[0].permute(1, 2, 0).numpy()

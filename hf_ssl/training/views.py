@@ -1,0 +1,132 @@
+"""The views of every micro-batch of a run, from the data source to what the model is given.
+
+The order of images is a pure function of (seed, epoch, rank, world size), the views of a micro-batch one of (seed, its
+position in the run, rank): neither depends on threads, on what is cached, or on where the views are rendered.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import torch
+from transformers import PreTrainedConfig
+
+from hf_ssl.augment import HostViews, make_views, normalize_views
+from hf_ssl.data.cache import choose_cache, decode_all, open_disk_cache
+from hf_ssl.data.loader import ImageBatch, ImageLoader
+from hf_ssl.data.order import BatchOrder
+from hf_ssl.data.resident_loader import ResidentLoader
+from hf_ssl.data.sources import ImageSource
+from hf_ssl.training.arguments import PretrainArguments
+
+
+class TrainingViews:
+    """Makes the views of one rank's micro-batches.
+
+    On the host, the threads that decode images make their views too, as 8 bit images. Otherwise whole images go to the
+    device, which makes the views a batch at a time, and the next micro-batch is copied while this one is trained on.
+
+    Args:
+        source: the images.
+        arguments: of the run.
+        config: of the model, for the size of the views and their normalisation.
+        device: of the model.
+        on_host: where views are rendered; on the host is right for a CPU, on the device for a GPU.
+        rank: index of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        arguments: PretrainArguments,
+        config: PreTrainedConfig,
+        device: torch.device,
+        *,
+        on_host: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.arguments, self.config, self.device = arguments, config, device
+        self.on_host = on_host
+        self.order = BatchOrder(source.num_rows, arguments.batch_size, arguments.seed, rank, world_size)
+        size, threads = arguments.storage_size or config.image_size, arguments.num_threads
+        self.cache = choose_cache(arguments.cache, source, size, self._epochs(), device, num_processes=world_size)
+        decoded = None
+        if self.cache == "disk":
+            decoded = open_disk_cache(source, size, threads)
+        elif self.cache != "none":
+            decoded = decode_all(source, size, threads)
+        if self.cache == "device":
+            self.loader: ImageLoader | ResidentLoader = ResidentLoader(source, decoded, self.order, device)
+        else:
+            self.loader = ImageLoader(
+                source,
+                batch_size=arguments.batch_size,
+                image_size=size,
+                seed=arguments.seed,
+                rank=rank,
+                world_size=world_size,
+                num_threads=threads,
+                decoded=decoded,
+                renderer=HostViews(arguments.views, config.image_size, self._generator) if on_host else None,
+                pin_memory=device.type == "cuda",
+            )
+
+    def _epochs(self) -> float:
+        """How often the run goes through the images."""
+        if self.arguments.max_steps is None:
+            return self.arguments.epochs
+        micro_batches = self.arguments.max_steps * self.arguments.gradient_accumulation_steps
+        return min(self.arguments.epochs, micro_batches / self.batches_per_epoch)
+
+    @property
+    def from_originals(self) -> bool:
+        """Whether crops come from images as they are stored; otherwise from squares of `storage_size`."""
+        return self.on_host and self.cache == "none"
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches of an epoch."""
+        return self.order.batches_per_epoch
+
+    def micro_batches(self, done: int) -> Iterator[torch.Tensor]:
+        """Views without end from position `done` of the run on.
+
+        Yields:
+            float32 on the device, normalised: (B, 3, S, S), or (B, V, 3, S, S) for V > 1 views.
+        """
+        with closing(self.loader.endless(done)) as batches:
+            if self.on_host:
+                for batch in batches:
+                    yield normalize_views(batch.images, self.config.image_mean, self.config.image_std)
+                return
+            for index, batch in enumerate(self._copied(batches), start=done):
+                yield make_views(
+                    batch.images,
+                    batch.sizes,
+                    self.arguments.views,
+                    self._generator(index),
+                    self.config.image_size,
+                    self.config.image_mean,
+                    self.config.image_std,
+                )
+
+    def _copied(self, batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
+        """Batches whose images are on the device, each copied on a stream of its own while the one before is used."""
+        module = torch.get_device_module(self.device)
+        side = module.Stream()
+        ready = None
+        for batch in batches:
+            # What is queued so far still reads images whose memory the copy may be given.
+            side.wait_stream(module.current_stream())
+            with module.stream(side):
+                batch.images = batch.images.to(self.device, non_blocking=True)
+            if ready is not None:
+                yield ready
+            module.current_stream().wait_stream(side)
+            ready = batch
+
+    def _generator(self, index: int) -> torch.Generator:
+        order = self.order
+        seed = (order.seed * 1_000_003 + index) * order.world_size + order.rank
+        return torch.Generator().manual_seed(seed)
