@@ -8,7 +8,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+import hf_ssl.losses.tiled_logsumexp as tiled_logsumexp
 from hf_ssl import NTXentLoss
+from hf_ssl.losses.tiled_logsumexp import log2_sum_exp2, log2_sum_exp2_of_pairs
 
 
 def reference(z0: torch.Tensor, z1: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -52,9 +54,81 @@ def test_is_computed_in_float32_under_autocast():
     torch.testing.assert_close(loss, NTXentLoss(0.1)(z0, z1), rtol=0, atol=0)
 
 
+# 14 views in tiles that divide them, do not, and leave one row over; in one tile.
+@pytest.mark.parametrize("tile", [7, 4, 13, 512])
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.1, 1.0])
+def test_tiles_equal_the_definition(monkeypatch, tile, temperature):
+    monkeypatch.setattr(tiled_logsumexp, "CPU_TILE", tile)
+    torch.manual_seed(0)
+    z = torch.randn(2, 7, 16, dtype=torch.float64, requires_grad=True)
+    loss = NTXentLoss(temperature)(z[0], z[1])
+    assert loss.dtype == torch.float64
+    expected = reference(z[0], z[1], temperature)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, z), torch.autograd.grad(expected, z))
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.1])
+def test_an_anchor_that_is_unlike_all_others_is_not_lost(temperature):
+    # All its cosines are about −1: exp((cosine − 1)/τ) would be 0 in float32 at τ = 0.01, exp(−cosine/τ) infinite.
+    torch.manual_seed(0)
+    z = torch.ones(2, 6, 8) + 0.01 * torch.randn(2, 6, 8)
+    z[0, 0] *= -1
+    z.requires_grad_()
+    loss, expected = NTXentLoss(temperature)(z[0], z[1]), reference(z[0], z[1], temperature)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    (gradient,), (expected_gradient,) = torch.autograd.grad(loss, z), torch.autograd.grad(expected, z)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_of_the_tiled_sums_is_that_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(tiled_logsumexp, "CPU_TILE", 3)
+    z = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(log2_sum_exp2_of_pairs, z)
+    anchors = z[2:6].detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda anchors, candidates: log2_sum_exp2(anchors, candidates, 2), (anchors, z))
+    torch.testing.assert_close(log2_sum_exp2_of_pairs(z)[2:6], log2_sum_exp2(anchors, z, 2))
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_no_more_than_a_tile_of_the_similarities_exists_at_once(monkeypatch, temperature):
+    monkeypatch.setattr(tiled_logsumexp, "CPU_TILE", 8)
+    product, sizes = tiled_logsumexp._product, []
+
+    def measured(a, b):
+        result = product(a, b)
+        sizes.append(result.numel())
+        return result
+
+    monkeypatch.setattr(tiled_logsumexp, "_product", measured)
+    z = torch.randn(2, 32, 4, requires_grad=True)
+    NTXentLoss(temperature)(z[0], z[1]).backward()
+    assert len(sizes) > 64 and max(sizes) <= 8 * 8
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
+def test_bfloat16_products_are_nt_xent_of_rounded_unit_vectors(monkeypatch, temperature):
+    monkeypatch.setattr(tiled_logsumexp, "CPU_TILE", 24)
+    torch.manual_seed(0)
+    z = torch.randn(2, 64, 32, requires_grad=True)
+    loss = NTXentLoss(temperature, products_dtype=torch.bfloat16)(z[0], z[1])
+    (gradient,) = torch.autograd.grad(loss, z)
+    # In full precision on the vectors as they were rounded, with the gradient passed straight through.
+    scale = (math.log2(math.e) / temperature) ** 0.5
+    unit = F.normalize(z, dim=2)
+    rounded = unit + ((unit * scale).bfloat16().float() / scale - unit).detach()
+    logits = (rounded.flatten(0, 1) @ rounded.flatten(0, 1).T / temperature).fill_diagonal_(float("-inf"))
+    expected = F.cross_entropy(logits, (torch.arange(128) + 64) % 128)
+    (expected_gradient,) = torch.autograd.grad(expected, z)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    assert (gradient - expected_gradient).norm() < 0.01 * expected_gradient.norm()
+
+
 def test_refuses_what_it_cannot_contrast():
     with pytest.raises(ValueError, match="positive"):
         NTXentLoss(0.0)
+    with pytest.raises(ValueError, match="products_dtype is torch.float16; choose torch.bfloat16"):
+        NTXentLoss(0.5, products_dtype=torch.float16)
     with pytest.raises(ValueError, match=r"\(3, 4\).*\(2, 4\)"):
         NTXentLoss(0.5)(torch.randn(3, 4), torch.randn(2, 4))
 
