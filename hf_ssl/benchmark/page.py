@@ -1,24 +1,31 @@
-"""The results as documentation: benchmarks.md, with results.json and the pictures of the curves beside it."""
+"""The results as documentation: benchmarks.md, with results.json and the pictures of the curves in a folder beside it.
+
+The tables of a cost.md that is there are made anew too, as its measured rates come from the results.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_ssl.benchmark.cost import fill_cost
 from hf_ssl.benchmark.curves import draw_curve
 from hf_ssl.benchmark.results import write_results
 from hf_ssl.benchmark.table import checks_list, curve_tables, results_table
 from hf_ssl.evaluation.compare import format_duration
 
-PAGE, FOLDER, RESULTS = "benchmarks.md", "benchmarks", "results.json"
+PAGE, COST, FOLDER, RESULTS = "benchmarks.md", "cost.md", "benchmarks", "results.json"
 
 
 def write_page(results: Mapping[str, Any], folder: Path) -> None:
-    """Write `folder`/benchmarks.md, and benchmarks/results.json and a picture for each curve in it."""
+    """Write benchmarks.md, benchmarks/results.json and a picture for each curve in `folder`, and fill its cost.md."""
     write_results(folder / FOLDER / RESULTS, results)
     for curve in results["curves"]:
         if curve["series"]:
             draw_curve(curve, folder / FOLDER / f"{curve['name']}.png")
     (folder / PAGE).write_text(page(results), encoding="utf-8")
+    cost = folder / COST
+    if cost.is_file():
+        cost.write_text(fill_cost(cost.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 def page(results: Mapping[str, Any]) -> str:

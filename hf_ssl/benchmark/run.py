@@ -43,7 +43,8 @@ def benchmark(
         options: what the user sets.
         command: the command line, for the record.
         json_path: file for the results.
-        output: folder for documentation: benchmarks.md, benchmarks/results.json and benchmarks/*.png.
+        output: folder for documentation: benchmarks.md, benchmarks/results.json and benchmarks/*.png; a cost.md that
+            is there has its tables made anew.
         report: takes lines of progress.
 
     Returns:
