@@ -21,6 +21,8 @@ class MethodPreTrainedModel(PreTrainedModel):
 
     # Names of parameters that are never trained.
     fixed_parameters: ClassVar[tuple[str, ...]] = ()
+    # Whether `forward(…, return_loss=False)` gives `projections` and `projection_loss` makes the batch's loss of them.
+    supports_gradient_cache: ClassVar[bool] = False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:

@@ -20,7 +20,7 @@ class SimCLROutput(ModelOutput):
     """What pretraining gives.
 
     Args:
-        loss: NT-Xent of the batch, scalar float32.
+        loss: NT-Xent of the batch, scalar float32; `None` if it was not asked for.
         projections: (batch, 2, projection_dim), before normalisation.
     """
 
@@ -110,6 +110,7 @@ class SimCLRForPreTraining(SimCLRPreTrainedModel):
 
     # Nothing to draw beyond the views themselves.
     illustration_columns: ClassVar[tuple[str, ...]] = ()
+    supports_gradient_cache: ClassVar[bool] = True
 
     def __init__(self, config: SimCLRConfig):
         super().__init__(config)
@@ -123,13 +124,14 @@ class SimCLRForPreTraining(SimCLRPreTrainedModel):
         self.nt_xent = NTXentLoss(config.temperature)
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> SimCLROutput:
+    def forward(self, pixel_values: torch.Tensor, return_loss: bool = True, **kwargs: Any) -> SimCLROutput:
         """Contrast two views of each image with those of all others, over all processes.
 
         Both views pass through the encoder together, so batch norm sees the statistics of all 2·batch views.
 
         Args:
             pixel_values: (batch, 2, 3, height, width), two views of each image, normalised.
+            return_loss: whether to compute the loss, or the projections only.
 
         Raises:
             ValueError: if there are not exactly two views of each image.
@@ -140,8 +142,11 @@ class SimCLRForPreTraining(SimCLRPreTrainedModel):
                 "two views of each image."
             )
         projections = self.projection_head(self.encoder(pixel_values.flatten(0, 1))).unflatten(0, (-1, 2))
-        loss = self.nt_xent(projections[:, 0], projections[:, 1])
-        return SimCLROutput(loss=loss, projections=projections)
+        return SimCLROutput(loss=self.projection_loss(projections) if return_loss else None, projections=projections)
+
+    def projection_loss(self, projections: torch.Tensor) -> torch.Tensor:
+        """NT-Xent of (batch, 2, projection_dim) projections, against those of all processes."""
+        return self.nt_xent(projections[:, 0], projections[:, 1])
 
 
 class ProjectionHead(nn.Sequential):
