@@ -1,7 +1,8 @@
-"""Write the result tables of README.md and the cards of model_cards/ anew; nobody types a number there.
+"""Write README.md's result tables, the cards of model_cards/ and the benchmarks anew; nobody types a number there.
 
 A table stands between `<!-- results: FOLDER FOLDER … -->` and `<!-- end -->`, the folders relative to the repository.
-A card comes from the results.json beside it.
+A card comes from the results.json beside it, docs/benchmarks.md and the tables of docs/cost.md from
+docs/benchmarks/results.json, which `hf-ssl benchmark --output docs` measures.
 
     python scripts/update_docs.py
 """
@@ -9,6 +10,8 @@ A card comes from the results.json beside it.
 import re
 from pathlib import Path
 
+from hf_ssl.benchmark.page import write_page
+from hf_ssl.benchmark.results import read_results
 from hf_ssl.evaluation.compare import read_runs, results_table
 from hf_ssl.hub.card.model_card import write_card
 
@@ -31,3 +34,4 @@ if __name__ == "__main__":
     readme.write_text(fill_tables(readme.read_text()))
     for results in sorted(ROOT.glob("model_cards/*/results.json")):
         write_card(results.parent)
+    write_page(read_results(ROOT / "docs" / "benchmarks" / "results.json"), ROOT / "docs")

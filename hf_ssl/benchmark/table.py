@@ -14,7 +14,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines, reasons = [], []
     for row in results["rows"]:
         for experiment in row["experiments"]:
-            lines += [_line(row, experiment, comparison) for comparison in experiment["comparisons"]]
+            lines += [_line(results, row, experiment, comparison) for comparison in experiment["comparisons"]]
         if row["status"] != "measured":
             reasons.append(f"- {row['name']}, {row['measure']}: **{row['status']}**: {row['reason']}")
     parts = []
@@ -47,7 +47,9 @@ def curve_tables(results: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], st
     return tables
 
 
-def _line(row: Mapping[str, Any], experiment: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[str]:
+def _line(
+    results: Mapping[str, Any], row: Mapping[str, Any], experiment: Mapping[str, Any], comparison: Mapping[str, Any]
+) -> list[str]:
     sides = {side["key"]: side for side in experiment["sides"]}
     figure = comparison["figure"]
     ours, peer = sides[comparison["ours"]], sides.get(comparison["peer"])
@@ -58,9 +60,12 @@ def _line(row: Mapping[str, Any], experiment: Mapping[str, Any], comparison: Map
     verdict = VERDICTS[comparison["verdict"]]
     if comparison["verdict"] is None and peer is not None:
         verdict = "same precision" if ours["precision"] == peer["precision"] else "for information"
+    measure = [row["measure"], experiment["label"]]
+    if experiment["threads"] != results["threads"]:
+        measure.append(f"torch threads: {experiment['threads']}")
     return [
         row["name"],
-        f"{row['measure']}, {experiment['label']}" if experiment["label"] else row["measure"],
+        ", ".join(filter(None, measure)),
         _side(ours, experiment),
         "–" if peer is None else _side(peer, experiment),
         describe_figure(figure, comparison["value"], experiment["quantity"]),

@@ -26,7 +26,12 @@ def run(argv: Sequence[str], command: str) -> None:
         help="rows of the goals (C1 to C12 on a CPU, G1 to G9 on a CUDA GPU), subjects (loader, loss, step, probe, "
         "startup, gpu, end-to-end) or curves; all rows if none is given",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file to write the results to, for programs")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="file to write the results to, for programs; hf_ssl/benchmark/results.schema.json says what is in it",
+    )
     parser.add_argument(
         "--output",
         type=Path,
