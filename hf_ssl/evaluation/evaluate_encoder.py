@@ -32,7 +32,7 @@ class EncoderEvaluation:
         results: the rows of results.json's `evaluation.results`: those of the linear probe, the raw pixels last, then
             those of kNN in the same order.
         protocol: results.json's `evaluation.protocol`: the arguments, and under `chosen_weight_decay` the L2
-            penalty of each encoder's classifier.
+            penalty of each encoder's classifier; under `chosen_learning_rate` its peak where several were given.
         classifiers: for each encoder (not the pixels) its classifier on unstandardised features, one linear
             layer.
         num_train: images that the classifiers were fitted to.
@@ -115,7 +115,7 @@ def evaluate_encoders(
     num_train, num_test = train_loader.source.num_rows, test_loader.source.num_rows
     report(f"features of {num_train} + {num_test} images in {time.perf_counter() - start:.1f} s")
 
-    results, knn_results, classifiers, weight_decays = [], [], {}, {}
+    results, knn_results, classifiers, weight_decays, learning_rates = [], [], {}, {}, {}
     for name in list(train):
         # Popped, so that each encoder's features are freed when the next one's turn comes.
         fitted, measured = train.pop(name), test.pop(name)
@@ -136,13 +136,16 @@ def evaluate_encoders(
             **compute_metrics(scores, measured.labels),
             "feature_dim": features.shape[1],
         }
+        chosen = f"weight decay {probe.weight_decay:.2g}"
+        if probe.learning_rate is not None:
+            chosen = f"learning rate {probe.learning_rate:.2g}, {chosen}"
         report(
-            f"{name}: accuracy {row['accuracy']:.1%}, macro F1 {row['macro_f1']:.3f} (weight decay "
-            f"{probe.weight_decay:.2g}, fitted to {features.shape[1]} features in "
+            f"{name}: accuracy {row['accuracy']:.1%}, macro F1 {row['macro_f1']:.3f} ({chosen}, "
+            f"fitted to {features.shape[1]} features in "
             f"{time.perf_counter() - step_start:.1f} s)"
         )
         results.append(row)
-        weight_decays[name] = probe.weight_decay
+        weight_decays[name], learning_rates[name] = probe.weight_decay, probe.learning_rate
         if name in encoders:
             classifiers[name] = probe.folded()
         if knn_k is not None:
@@ -158,7 +161,11 @@ def evaluate_encoders(
             )
     return EncoderEvaluation(
         results=[*results, *knn_results],
-        protocol={**dataclasses.asdict(arguments), "chosen_weight_decay": weight_decays},
+        protocol={
+            **dataclasses.asdict(arguments),
+            "chosen_weight_decay": weight_decays,
+            **({"chosen_learning_rate": learning_rates} if len(arguments.learning_rates) > 1 else {}),
+        },
         classifiers=classifiers,
         num_train=num_train,
         num_test=num_test,

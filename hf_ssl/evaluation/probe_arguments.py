@@ -1,4 +1,7 @@
-"""How a linear probe is trained: by L-BFGS to the optimum, or by a published schedule of SGD or LARS."""
+"""How a linear probe is trained: by L-BFGS to the optimum, or by a published schedule of SGD or LARS.
+
+Learning rate and weight decay may be several, a grid: the best is chosen on a tenth of the training images.
+"""
 
 import itertools
 from dataclasses import dataclass, field
@@ -16,7 +19,8 @@ EXAMPLES = {
 class ProbeArguments:
     """Arguments of the linear probe; the classifier after the last epoch counts, never the best one.
 
-    The objective is mean cross-entropy + weight_decay / 2 · |W|², the biases not penalised.
+    The objective is mean cross-entropy + weight_decay / 2 · |W|², the biases not penalised. `learning_rate` and
+    `weight_decay` may be given as a number or as a list of them; a list of one becomes that number.
 
     Raises:
         ValueError: a value that is not allowed, one that the solver lacks, or one that it does not use.
@@ -28,12 +32,17 @@ class ProbeArguments:
     batch_norm: bool = field(
         default=True, metadata={"help": "Standardise the features by a batch norm without affine parameters."}
     )
-    weight_decay: float | None = field(
-        default=None, metadata={"help": "Of the weights; lbfgs chooses it on a tenth of the training images."}
+    # The parser of the command line knows lists and numbers, and no union of both.
+    weight_decay: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Of the weights; of several, the best on a tenth of the training images. lbfgs has its own choice."
+        },
     )
     max_iterations: int = field(default=100, metadata={"help": "Of lbfgs."})
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak of sgd and lars, whatever the batch size."}
+    learning_rate: list[float] | None = field(
+        default=None,
+        metadata={"help": "Peak of sgd and lars, whatever the batch size; of several, the best, as above."},
     )
     epochs: int | None = field(default=None, metadata={"help": "Of sgd and lars."})
     batch_size: int | None = field(default=None, metadata={"help": "Of sgd and lars."})
@@ -50,9 +59,11 @@ class ProbeArguments:
     seed: int = field(default=0, metadata={"help": "Of held-out images, initialisation and order."})
 
     def __post_init__(self):
+        self.weight_decay = _number_or_list("weight_decay", self.weight_decay)
+        self.learning_rate = _number_or_list("learning_rate", self.learning_rate)
         self._check("solver", self.solver in SOLVERS, f"among {', '.join(SOLVERS)}")
         self._check("schedule", self.schedule in SCHEDULES, f"among {', '.join(SCHEDULES)}")
-        self._check("weight_decay", self.weight_decay is None or self.weight_decay >= 0, "of 0 or more")
+        self._check("weight_decay", all(value >= 0 for value in self.weight_decays), "of 0 or more")
         self._check("max_iterations", self.max_iterations >= 1, "of at least 1")
         self._check("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._check("seed", self.seed >= 0, "of 0 or more")
@@ -60,6 +71,16 @@ class ProbeArguments:
             self._check_without_epochs()
         else:
             self._check_with_epochs()
+
+    @property
+    def weight_decays(self) -> list[float]:
+        """Those to choose from, if more than one; none where the solver has a choice of its own."""
+        return _as_list(self.weight_decay)
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """Those to choose from, if more than one; none for lbfgs."""
+        return _as_list(self.learning_rate)
 
     def _check_without_epochs(self) -> None:
         for name in ("learning_rate", "epochs", "batch_size", "milestones", "warmup_epochs"):
@@ -75,7 +96,8 @@ class ProbeArguments:
                 raise ValueError(
                     f"{name} is missing for the solver {self.solver}; give one ({EXAMPLES[self.solver]})."
                 )
-            self._check(name, getattr(self, name) > 0, "above 0")
+            values = self.learning_rates if name == "learning_rate" else [getattr(self, name)]
+            self._check(name, all(value > 0 for value in values), "above 0")
         if self.weight_decay is None:
             raise ValueError(
                 f"weight_decay is missing for the solver {self.solver}, as only lbfgs chooses one; give it "
@@ -93,3 +115,17 @@ class ProbeArguments:
     def _check(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise ValueError(f"{name} is {getattr(self, name)}; choose a value {allowed}.")
+
+
+def _number_or_list(name: str, value: float | list[float] | None) -> float | list[float] | None:
+    if not isinstance(value, list):
+        return value
+    if not value:
+        raise ValueError(f"{name} is an empty list; give at least one number, or leave it out.")
+    # YAML reads 1e-3 as text.
+    numbers = [float(number) for number in value]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _as_list(value: float | list[float] | None) -> list[float]:
+    return [] if value is None else value if isinstance(value, list) else [value]

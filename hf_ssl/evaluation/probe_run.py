@@ -9,7 +9,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from safetensors.torch import save_file
-from timm.layers import set_fused_attn
 from transformers import AutoModel
 
 import hf_ssl  # noqa: F401  registers the models with AutoModel
@@ -20,6 +19,7 @@ from hf_ssl.evaluation.knn import TEMPERATURE, K
 from hf_ssl.evaluation.pictures import draw_pictures
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.results import read_results, write_results
+from hf_ssl.models.encoder import choose_attention
 from hf_ssl.models.opening import open_config
 from hf_ssl.randomness import random_states_kept
 from hf_ssl.recipes import check_choices, parse_arguments, read_recipe, take_recipe
@@ -115,12 +115,13 @@ def probe_run(
     train_split = data.train_split or trained_with["train_split"]
     eval_split = data.eval_split or trained_with["eval_split"]
     device = PartialState().device
-    set_fused_attn(enable=device.type != "cpu")
 
     folder = run / "pretraining"
     pretrained = AutoModel.from_pretrained(folder, config=open_config(folder), trust_remote_code=False).to(device)
     set_seed(trained_with["seed"])
     untrained = AutoModel.from_config(pretrained.config).to(device)
+    for encoder in (pretrained, untrained):
+        choose_attention(encoder, device, data.mixed_precision)
     config = pretrained.config
 
     def open_loader(split: str, num_images: int | None = None) -> tuple[ImageSource, ImageLoader]:
