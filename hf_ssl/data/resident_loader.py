@@ -26,7 +26,9 @@ class ResidentLoader:
     """
 
     def __init__(self, source: ImageSource, decoded: DecodedImages, order: BatchOrder, device: torch.device):
-        self.source, self.decoded, self.order = source, decoded, order
+        self.source, self.order = source, order
+        # Not the images, which would stay in the host's memory too.
+        self.sizes, self.labels, self.decodable = decoded.sizes, decoded.labels, decoded.decodable
         self.images = torch.empty(decoded.images.shape, dtype=torch.uint8, device=device)
         # In blocks, as the whole may be in a file and larger than memory.
         for start in range(0, len(self.images), 4096):
@@ -50,13 +52,13 @@ class ResidentLoader:
             order = self.order.rows(epoch)
             for batch in range(start, self.batches_per_epoch):
                 rows = order[batch * size : (batch + 1) * size].copy()
-                broken = np.flatnonzero(~self.decoded.decodable[rows]).tolist()
+                broken = np.flatnonzero(~self.decodable[rows]).tolist()
                 for i, substitute in find_substitutes(broken, rows, self.source).items():
                     rows[i] = rows[substitute]
                 on_device = torch.from_numpy(rows).to(self.images.device, non_blocking=True)
                 yield ImageBatch(
                     self.images[on_device].permute(0, 3, 1, 2),
-                    torch.from_numpy(self.decoded.sizes[rows]),
-                    torch.from_numpy(self.decoded.labels[rows]),
+                    torch.from_numpy(self.sizes[rows]),
+                    torch.from_numpy(self.labels[rows]),
                 )
             start = 0

@@ -4,10 +4,12 @@ The order of images is a pure function of (seed, epoch, rank, world size), the v
 position in the run, rank): neither depends on threads, on what is cached, or on where the views are rendered.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedConfig
 
 from hf_ssl.augment import HostViews, make_views, normalize_views
@@ -50,7 +52,7 @@ class TrainingViews:
         self.on_host = on_host
         self.order = BatchOrder(source.num_rows, arguments.batch_size, arguments.seed, rank, world_size)
         size, threads = arguments.storage_size or config.image_size, arguments.num_threads
-        self.cache = choose_cache(arguments.cache, source, size, self._epochs(), device, num_processes=world_size)
+        self.cache = self._choose_cache(source, size)
         decoded = None
         if self.cache == "disk":
             decoded = open_disk_cache(source, size, threads)
@@ -72,12 +74,18 @@ class TrainingViews:
                 pin_memory=device.type == "cuda",
             )
 
-    def _epochs(self) -> float:
-        """How often the run goes through the images."""
-        if self.arguments.max_steps is None:
-            return self.arguments.epochs
-        micro_batches = self.arguments.max_steps * self.arguments.gradient_accumulation_steps
-        return min(self.arguments.epochs, micro_batches / self.batches_per_epoch)
+    def _choose_cache(self, source: ImageSource, size: int) -> str:
+        arguments, epochs = self.arguments, self.arguments.epochs
+        if arguments.max_steps is not None:
+            micro_batches = arguments.max_steps * arguments.gradient_accumulation_steps
+            epochs = min(epochs, micro_batches / self.batches_per_epoch)
+        # torchrun says how many of the processes are on this machine.
+        num_local = int(os.environ.get("LOCAL_WORLD_SIZE", self.order.world_size))
+        chosen = [choose_cache(arguments.cache, source, size, epochs, self.device, num_processes=num_local)]
+        if self.order.world_size > 1:
+            # What is free differs from one process to the next, and with it what "auto" chooses.
+            broadcast_object_list(chosen)
+        return chosen[0]
 
     @property
     def from_originals(self) -> bool:

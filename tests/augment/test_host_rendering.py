@@ -1,7 +1,7 @@
 """8 bit views equal torchvision's operations, and the device's views with the same parameters, to their rounding.
 
-Tolerances are in levels of 255. A level is what rounding costs; hue turns in HSV at 8 bit, where Pillow is up to 17 levels away from
-torchvision's floating point, and we up to 12.
+Tolerances are in levels of 255. A level is what rounding costs; hue turns in HSV at 8 bit, where Pillow is up to 17
+levels away from torchvision's floating point, and we up to 12.
 """
 
 import dataclasses

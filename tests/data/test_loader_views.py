@@ -76,5 +76,6 @@ def test_endless_batches_are_those_of_the_epochs_from_any_position():
     images = ImageLoader(source, batch_size=4, image_size=16, seed=5)
     epochs = [batch for epoch in range(4) for batch in images.epoch(epoch)]
     for position in (0, 1, 2, 5):
-        for batch, same in zip(load(source, position=position, seed=5, renderer=None), epochs[position:], strict=False):
+        resumed = load(source, position=position, seed=5, renderer=None)
+        for batch, same in zip(resumed, epochs[position:], strict=False):
             assert torch.equal(batch.images, same.images) and torch.equal(batch.labels, same.labels)
