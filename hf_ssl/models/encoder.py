@@ -95,3 +95,20 @@ def create_encoder(backbone: str, model_args: dict[str, Any], num_classes: int =
             f"backbone '{backbone}' cannot be built with {model_args} ({error}); "
             "change backbone_kwargs to arguments that this timm model takes."
         ) from error
+
+
+def choose_attention(model: nn.Module, device: torch.device, mixed_precision: str) -> None:
+    """Let a model with timm's blocks attend in the way that is fastest where it is to run.
+
+    That is torch's fused attention, but on a CPU in 16 bits plain products, as its backward pass is slow there. timm
+    reads its own switch as it builds a block; this one holds for models that were built or loaded before.
+
+    Args:
+        model: any; one without attention stays as it is.
+        device: what it runs on.
+        mixed_precision: "no", "bf16" or "fp16", the autocast that it runs in.
+    """
+    fused = device.type != "cpu" or mixed_precision == "no"
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused

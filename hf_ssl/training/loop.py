@@ -14,10 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, set_seed
-from timm.layers import convert_sync_batchnorm, set_fused_attn
+from timm.layers import convert_sync_batchnorm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_ssl.data.sources import open_source
+from hf_ssl.models.encoder import choose_attention
 from hf_ssl.randomness import random_states_kept
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -87,8 +88,6 @@ def pretrain(
             f"install it, as in pip install {arguments.report_to}, or leave the flag out."
         )
     device = accelerator.device
-    # In bf16 on a CPU torch's fused attention is slower than plain products; elsewhere it is faster.
-    set_fused_attn(enable=device.type != "cpu")
     set_seed(arguments.seed)
 
     source = open_source(
@@ -207,6 +206,7 @@ def pretrain(
 
 
 def _prepare_model(model: PreTrainedModel, arguments: PretrainArguments, accelerator: Accelerator) -> PreTrainedModel:
+    choose_attention(model, accelerator.device, arguments.mixed_precision)
     if arguments.gradient_checkpointing:
         # Called activation_checkpointing_enable from transformers 5.23 on, which knows this name until 6.
         model.gradient_checkpointing_enable()

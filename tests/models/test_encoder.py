@@ -7,7 +7,8 @@ import torch
 from tiny_models import TINY
 from torch import nn
 
-from hf_ssl.models.encoder import check_backbone, create_encoder
+from hf_ssl import MAEForPreTraining
+from hf_ssl.models.encoder import check_backbone, choose_attention, create_encoder
 
 
 class Evil:
@@ -123,3 +124,22 @@ def test_names_are_looked_up_in_timms_tables_alone(arguments):
 def test_names_of_timms_own_layers_work():
     encoder = create_encoder("vit_tiny_patch16_224", {"depth": 1, "act_layer": "silu", "norm_layer": "rmsnorm"})
     assert type(encoder.blocks[0].mlp.act).__name__.lower() == "silu"
+
+
+@pytest.mark.parametrize(
+    ("device", "mixed_precision", "fused"),
+    [("cpu", "no", True), ("cpu", "bf16", False), ("cuda", "no", True), ("cuda", "bf16", True)],
+)
+def test_attention_is_chosen_for_a_model_that_was_loaded(device, mixed_precision, fused, tmp_path, monkeypatch):
+    MAEForPreTraining(TINY["mae"]()).save_pretrained(tmp_path)
+    model = MAEForPreTraining.from_pretrained(tmp_path).eval()
+    images, noise = torch.randn(2, 3, 32, 32), torch.rand(2, 16)
+    expected = model(images, noise=noise).logits
+    calls = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or attend(*a, **k)
+    )
+    choose_attention(model, torch.device(device), mixed_precision)
+    torch.testing.assert_close(model(images, noise=noise).logits, expected, rtol=1e-4, atol=1e-5)
+    assert len(calls) == (len(model.blocks) + len(model.decoder_blocks) if fused else 0)

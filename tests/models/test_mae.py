@@ -53,6 +53,13 @@ def test_noise_fixes_the_mask(model, images):
     assert first.logits.shape == (3, 16, 192)
 
 
+def test_visible_patches_are_embedded_as_the_convolution_embeds_them(model, images):
+    visible = torch.rand(3, 16).argsort(dim=1)[:, :4]
+    everything = model.patch_embed(images) + model.pos_embed[:, 1:]
+    expected = torch.stack([tokens[which] for tokens, which in zip(everything, visible, strict=True)])
+    torch.testing.assert_close(model.embed_visible(patchify(images, 8), visible), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_encoder_sees_only_visible_patches(model, images):
     noise = torch.rand(3, 16)
     mask = model(images, noise=noise).mask
@@ -222,9 +229,23 @@ def test_values_that_are_not_allowed_are_refused_with_the_fix(fields, message):
         TINY["mae"](**fields)
 
 
-def test_a_backbone_that_is_no_vit_is_refused():
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"backbone": "vit_base_patch14_reg4_dinov2", "patch_size": 14},
+        # Its convolutions would show the encoder masked patches.
+        {"backbone": "vit_tiny_r_s16_p8_224", "patch_size": 8, "image_size": 256},
+    ],
+)
+def test_a_backbone_that_is_no_plain_vit_is_refused(fields):
     with pytest.raises(ValueError, match="not a plain ViT"):
-        MAEForPreTraining(MAEConfig(backbone="vit_base_patch14_reg4_dinov2", patch_size=14))
+        MAEForPreTraining(MAEConfig(**fields))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 64), (2, 3, 64, 64), (2, 1, 32, 32)])
+def test_images_of_another_size_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"this model takes \(batch, 3, 32, 32\)"):
+        model(torch.randn(shape))
 
 
 def test_positions_stay_fixed_in_a_model_that_was_loaded(tmp_path):

@@ -1,8 +1,8 @@
 """Masked autoencoders (He et al. 2021, https://arxiv.org/abs/2111.06377, sections 3 and A.1).
 
 Parameters bear the names of the official implementation (`models_mae.py` of facebookresearch/mae), which are timm's
-for the encoder, so that its checkpoints load by name. Shapes: B images, L patches, K visible patches, D width,
-p patch size. In masks 0 is visible and 1 is masked.
+for the encoder, so that its checkpoints load by name. Shapes: B images, L patches, K visible patches, M = L − K masked
+patches, D width, p patch size. In masks 0 is visible and 1 is masked.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import LayerScale
+import torch.nn.functional as F
+from timm.layers import LayerScale, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from transformers import initialization as init
@@ -49,7 +50,8 @@ class MAEPreTrainedModel(MethodPreTrainedModel):
     def __init__(self, config: MAEConfig):
         super().__init__(config)
         vit = create_encoder(config.backbone, config.timm_model_args)
-        if not isinstance(vit, VisionTransformer) or vit.num_prefix_tokens != 1 or vit.no_embed_class:
+        plain = isinstance(vit, VisionTransformer) and type(vit.patch_embed) is PatchEmbed
+        if not plain or vit.num_prefix_tokens != 1 or vit.no_embed_class:
             raise ValueError(
                 f"backbone '{config.backbone}' is not a plain ViT with one class token; choose one such as "
                 "'vit_tiny_patch16_224', 'vit_small_patch16_224' or 'vit_base_patch16_224'."
@@ -62,19 +64,15 @@ class MAEPreTrainedModel(MethodPreTrainedModel):
         self.norm = vit.norm
         self.gradient_checkpointing = False
 
-    def encode(self, pixel_values: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens of the class and of the patches, in image order or in the order of `visible`.
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pass patches through the encoder, behind the class token.
 
         Args:
-            pixel_values: (B, 3, height, width), normalised.
-            visible: (B, K) indices of the patches that the encoder sees; `None` shows it all.
+            tokens: (B, K, D), embedded patches with their positions, of the whole image or some of them.
 
         Returns:
-            (B, 1 + K, D), behind the last norm.
+            (B, 1 + K, D), in the same order, behind the last norm.
         """
-        tokens = self.patch_embed(pixel_values) + self.pos_embed[:, 1:]
-        if visible is not None:
-            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = self.norm_pre(torch.cat([cls, tokens], dim=1))
         return self.norm(self.run_blocks(self.blocks, tokens))
@@ -136,7 +134,7 @@ class MAEModel(MAEPreTrainedModel):
             `last_hidden_state` (B, 1 + L, D), patches in image order; `pooler_output` (B, D), the mean of the patch
             tokens or the class token, as the config's `pooling` says.
         """
-        tokens = self.encode(pixel_values)
+        tokens = self.encode(self.patch_embed(pixel_values) + self.pos_embed[:, 1:])
         pooled = tokens[:, 1:].mean(dim=1) if self.config.pooling == "mean" else tokens[:, 0]
         return EncoderOutput(last_hidden_state=tokens, pooler_output=pooled)
 
@@ -178,18 +176,38 @@ class MAEForPreTraining(MAEPreTrainedModel):
         Args:
             pixel_values: (B, 3, image_size, image_size), normalised.
             noise: (B, L), the patches with the smallest values stay visible; `None` draws it uniformly.
+
+        Raises:
+            ValueError: if the images are of another size.
         """
+        size = self.config.image_size
+        if pixel_values.shape[1:] != (3, size, size):
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; this model takes (batch, 3, {size}, {size}), "
+                "other sizes need a model with another image_size."
+            )
         if noise is None:
             noise = torch.rand(len(pixel_values), self.config.num_patches, device=pixel_values.device)
-        visible, mask = self.mask_patches(noise)
-        predicted = self.decode(self.encode(pixel_values, visible), visible)
-        return MAEOutput(loss=self.reconstruction_loss(pixel_values, predicted, mask), logits=predicted, mask=mask)
+        visible, masked = self.mask_patches(noise)
+        patches = patchify(pixel_values, self.config.patch_size)
+        predicted = self.decode(self.encode(self.embed_visible(patches, visible)), visible)
+        mask = torch.zeros(noise.shape, device=noise.device).scatter_(1, masked, 1.0)
+        return MAEOutput(loss=self.reconstruction_loss(patches, predicted, masked), logits=predicted, mask=mask)
 
     def mask_patches(self, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per-image random masking (paper, section 3): indices of the visible patches (B, K) and the mask (B, L)."""
-        visible = noise.argsort(dim=1)[:, : self.config.num_visible]
-        mask = torch.ones(noise.shape, device=noise.device).scatter_(1, visible, 0.0)
-        return visible, mask
+        """Per-image random masking (paper, section 3): indices of the visible (B, K) and masked patches (B, M)."""
+        order = noise.argsort(dim=1)
+        return order[:, : self.config.num_visible], order[:, self.config.num_visible :]
+
+    def embed_visible(self, patches: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Embed some of (B, L, p²·3) patches, with their positions: (B, K, D).
+
+        What `patch_embed` would give for them; the convolution would embed all patches of the image.
+        """
+        embedding = self.patch_embed.proj
+        weight = embedding.weight.permute(0, 2, 3, 1).flatten(1)
+        tokens = self.patch_embed.norm(F.linear(_take(patches, visible), weight, embedding.bias))
+        return tokens + self.pos_embed[0, 1:][visible]
 
     def decode(self, tokens: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Predict the pixels of every patch.
@@ -202,14 +220,13 @@ class MAEForPreTraining(MAEPreTrainedModel):
             (B, L, p²·3)
         """
         tokens = self.decoder_embed(tokens)
-        cls, patches = tokens[:, :1], tokens[:, 1:]
         blank = self.mask_token
         if self.config.decoder_type == "mlp":
             # Without attention a masked patch would know nothing of its image: it is told the visible ones' mean.
-            blank = blank + patches.mean(dim=1, keepdim=True)
-        full = blank.to(patches.dtype).expand(len(tokens), self.config.num_patches, -1)
-        full = full.scatter(1, visible[..., None].expand_as(patches), patches)
-        full = torch.cat([cls, full], dim=1) + self.decoder_pos_embed
+            blank = blank + tokens[:, 1:].mean(dim=1, keepdim=True)
+        places = F.pad(visible + 1, (1, 0))[..., None].expand_as(tokens)
+        full = blank.to(tokens.dtype).expand(len(tokens), 1 + self.config.num_patches, -1)
+        full = full.scatter(1, places, tokens) + self.decoder_pos_embed
         if self.config.decoder_type == "mlp":
             full = self.decoder_blocks(full)
         else:
@@ -217,14 +234,16 @@ class MAEForPreTraining(MAEPreTrainedModel):
         return self.decoder_pred(full)[:, 1:]
 
     def reconstruction_loss(
-        self, pixel_values: torch.Tensor, predicted: torch.Tensor, mask: torch.Tensor
+        self, patches: torch.Tensor, predicted: torch.Tensor, masked: torch.Tensor
     ) -> torch.Tensor:
-        """Mean squared error of (B, L, p²·3) predictions over the patches where the mask is 1, in float32."""
-        target = patchify(pixel_values.float(), self.config.patch_size)
+        """Mean squared error of (B, L, p²·3) predictions over the masked patches (B, M), in float32."""
+        target = _take(patches, masked).float()
         if self.config.norm_pix_loss:
-            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        error = (predicted.float() - target).square().mean(-1)
-        return (error * mask).sum() / mask.sum()
+            # Layer norm, which divides by p²·3 where the official code's variance divides by p²·3 − 1.
+            size = target.shape[-1]
+            correction = (size - 1) / size
+            target = F.layer_norm(target, (size,), eps=1e-6 * correction) * correction**0.5
+        return F.mse_loss(_take(predicted, masked).float(), target)
 
     @torch.no_grad()
     def illustrate(self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
@@ -261,6 +280,11 @@ class MAEForPreTraining(MAEPreTrainedModel):
                 self.decoder_pos_embed,
                 sincos_position_embedding(self.config.decoder_hidden_size, self.config.num_patches),
             )
+
+
+def _take(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Of (B, L, D) tokens those at (B, K) `indices`, as (B, K, D)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 __all__ = ["MAEForPreTraining", "MAEModel", "MAEOutput", "MAEPreTrainedModel"]
