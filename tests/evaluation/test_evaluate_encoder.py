@@ -143,3 +143,21 @@ def test_features_are_freed_as_soon_as_they_are_classified(encoders, texture_loa
     outcome = evaluate_encoders(encoders, *texture_loaders, num_classes=3, **VIEW, arguments=arguments, knn_k=5)
     assert alive == [[[True] * 3] * 2, [[False, True, True]] * 2, [[False, False, True]] * 2]
     assert [row["encoder"] for row in outcome.results] == ["pretrained", "random", "raw_pixels"] * 2
+
+
+def test_the_protocol_holds_the_grid_and_what_was_chosen(encoders, texture_loaders):
+    arguments = ProbeArguments(
+        solver="sgd", epochs=3, batch_size=100, learning_rate=[1e-9, 0.1], weight_decay=[50.0, 0.0]
+    )
+    outcome = evaluate_encoders(
+        {"pretrained": encoders["pretrained"]},
+        *texture_loaders,
+        num_classes=20,
+        **VIEW,
+        arguments=arguments,
+        knn_k=None,
+        raw_pixels=False,
+    )
+    assert outcome.protocol["learning_rate"] == [1e-9, 0.1] and outcome.protocol["weight_decay"] == [50.0, 0.0]
+    assert outcome.protocol["chosen_learning_rate"] == {"pretrained": 0.1}
+    assert outcome.protocol["chosen_weight_decay"] == {"pretrained": 0.0}

@@ -245,3 +245,10 @@ def test_what_is_missing_is_said(tmp_path, runs):
 def test_a_split_that_is_not_there_is_an_error(runs):
     with pytest.raises(ValueError, match="no split 'test'"):
         probe_run(runs["mae"], DataArguments(dataset="embedded", eval_split="test"), ProbeArguments(), "")
+
+
+def test_a_grid_comes_from_the_command_line():
+    _, _, recipe = parse_probe(["run", "--config", "probe_sgd"])
+    assert (recipe.learning_rate, recipe.weight_decay) == (1.0, 0.0)
+    _, _, grid = parse_probe(["run", "--config", "probe_sgd", "--learning_rate", "0.1", "1", "--weight_decay", "1e-4"])
+    assert (grid.learning_rate, grid.weight_decay) == ([0.1, 1.0], 1e-4)
