@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from timm.layers import convert_sync_batchnorm
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_ssl.data.sources import open_source
@@ -22,6 +23,7 @@ from hf_ssl.models.encoder import choose_attention
 from hf_ssl.randomness import random_states_kept
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from hf_ssl.training.gradient_cache import check_gradient_cache, gradient_cached_backward
 from hf_ssl.training.initialization import create_model
 from hf_ssl.training.interruption import Interruption
 from hf_ssl.training.optimizers import create_optimizer, create_schedule
@@ -114,6 +116,8 @@ def pretrain(
         total_steps = min(total_steps, arguments.max_steps)
 
     model, initialized_from = create_model(config, arguments.initialize_from)
+    if arguments.gradient_cache_chunk_size is not None:
+        check_gradient_cache(model)
     model = _prepare_model(model, arguments, accelerator)
     learning_rate = arguments.peak_learning_rate(effective_batch_size)
     optimizer = create_optimizer(model, arguments, learning_rate)
@@ -159,12 +163,9 @@ def pretrain(
         while position.step < total_steps:
             step_loss = torch.zeros((), device=device)
             for micro in range(accumulation):
-                pixel_values = next(micro_batches)
                 # Gradients travel between processes once, with the last micro-batch.
-                with nullcontext() if micro == accumulation - 1 else accelerator.no_sync(wrapped):
-                    loss = wrapped(pixel_values).loss / accumulation
-                    accelerator.backward(loss)
-                step_loss += loss.detach()
+                is_last = micro == accumulation - 1
+                step_loss += _backward(accelerator, wrapped, next(micro_batches), arguments, synchronize=is_last)
             progress.add_loss(step_loss)
             norm = None
             if arguments.max_grad_norm is not None:
@@ -219,6 +220,24 @@ def _prepare_model(model: PreTrainedModel, arguments: PretrainArguments, acceler
     if arguments.compile:
         model.compile()
     return model
+
+
+def _backward(
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    pixel_values: torch.Tensor,
+    arguments: PretrainArguments,
+    synchronize: bool,
+) -> torch.Tensor:
+    """Add the gradients of a micro-batch, and return its part of the step's loss."""
+    scale = 1 / arguments.gradient_accumulation_steps
+    chunk_size = arguments.gradient_cache_chunk_size
+    if chunk_size is not None:
+        return gradient_cached_backward(accelerator, wrapped, pixel_values, chunk_size, scale, synchronize)
+    with nullcontext() if synchronize else accelerator.no_sync(wrapped):
+        loss = wrapped(pixel_values).loss * scale
+        accelerator.backward(loss)
+    return loss.detach()
 
 
 def _check_weights(model: PreTrainedModel, step: int, run: Path) -> None:

@@ -287,20 +287,39 @@ def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path, texture_folde
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4)
 
 
+VIT_WITHOUT_BATCH_STATISTICS = {
+    "backbone": "vit_tiny_patch16_224",
+    "backbone_kwargs": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 48, "num_heads": 3},
+    "projection_norm": "none",
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+}
+
+
+def test_a_run_with_a_gradient_cache_equals_one_without(tmp_path, texture_folder):
+    whole = run(tmp_path, "simclr", texture_folder, output="whole", **VIT_WITHOUT_BATCH_STATISTICS)
+    changes = {**VIT_WITHOUT_BATCH_STATISTICS, "gradient_cache_chunk_size": 3}
+    chunks = run(tmp_path, "simclr", texture_folder, output="chunks", **changes)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(chunks)[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    losses = [read_results(folder / "results.json")["pretraining"]["loss_curve"] for folder in (whole, chunks)]
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_cache_is_refused_where_it_is_no_use(tmp_path, texture_folder):
+    with pytest.raises(ValueError, match="raise gradient_accumulation_steps"):
+        run(tmp_path, "mae", texture_folder, gradient_cache_chunk_size=4)
+
+
 def test_two_processes_equal_one_on_the_whole_batch(tmp_path, texture_folder):
     """A ViT under NT-Xent, as batch norm would see other statistics in every process."""
     recipe = write_recipe(
         tmp_path,
         "simclr",
         texture_folder,
-        backbone="vit_tiny_patch16_224",
-        backbone_kwargs={"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 48, "num_heads": 3},
-        projection_norm="none",
-        channels_last=False,
+        **VIT_WITHOUT_BATCH_STATISTICS,
         # A random crop would differ between the two; the same image twice still has negatives, and so a loss.
         views=[PLAIN_VIEW, PLAIN_VIEW],
-        optimizer="sgd",
-        learning_rate=0.1,
     )
     script = [str(ROOT / "scripts" / "pretrain.py"), "--config", str(recipe)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

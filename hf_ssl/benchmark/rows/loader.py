@@ -4,8 +4,10 @@ A reading is an epoch from the first image to the last normalised float32 batch,
 started with it. The images are the embedded textures, enlarged, which have the bytes per pixel of photographs.
 """
 
+import collections
 import functools
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,8 +18,7 @@ import PIL.Image
 import torch
 
 from hf_ssl.augment import HostViews, ViewPolicy, normalize_views
-from hf_ssl.benchmark.checks import check_statistics
-from hf_ssl.benchmark.measuring import Comparison, Experiment, Options, Row, Side, require_package
+from hf_ssl.benchmark.measuring import CheckFailedError, Comparison, Experiment, Options, Row, Side, require_package
 from hf_ssl.data import ImageLoader, make_textures, wrap_dataset
 from hf_ssl.data.cache import decode_all
 from hf_ssl.data.decoding import decode_reduced
@@ -25,9 +26,9 @@ from hf_ssl.data.sources import ImageSource
 from hf_ssl.models.configuration import IMAGE_MEAN, IMAGE_STD
 
 BATCH_SIZE = 32
+CHECKED_BATCHES = 8
 DIFFERENT_IMAGES = 320
-# Moments of normalised views; those of as many views drawn anew differ by a third of it.
-TOLERANCE = 0.05
+STANDARD_ERRORS = 5
 
 SIMCLR = (ViewPolicy(), ViewPolicy())
 # Both sides' for small images: RECIPES' without blur, lightly's with half its jitter strength.
@@ -73,10 +74,13 @@ class OnPillow(torch.utils.data.Dataset):
             return self.transform(image.convert("RGB"))
 
 
+Epoch = Callable[[], Iterator[torch.Tensor]]
+
+
 def our_epoch(
     side: int, num_images: int, policies: Sequence[ViewPolicy], output_size: int, is_decoded: bool = False
-) -> Callable[[], torch.Tensor]:
-    """One epoch of our loader on as many threads as torch has; gives the first batch."""
+) -> Epoch:
+    """An epoch of our loader on as many threads as torch has, batch by batch."""
     images = source(side, num_images)
     threads = torch.get_num_threads()
     loader = ImageLoader(
@@ -87,34 +91,68 @@ def our_epoch(
         decoded=decode_all(images, side, threads) if is_decoded else None,
         renderer=HostViews(policies, output_size, lambda index: torch.Generator().manual_seed(index)),
     )
-
-    def call() -> torch.Tensor:
-        batches = [normalize_views(batch.images, IMAGE_MEAN, IMAGE_STD) for batch in loader.epoch(0)]
-        return batches[0]
-
-    return call
+    return lambda: (normalize_views(batch.images, IMAGE_MEAN, IMAGE_STD) for batch in loader.epoch(0))
 
 
-def peer_epoch(side: int, num_images: int, transform: Callable[[PIL.Image.Image], Any]) -> Callable[[], torch.Tensor]:
-    """One epoch of torch's DataLoader with as many worker processes; gives the first batch."""
+def peer_epoch(side: int, num_images: int, transform: Callable[[PIL.Image.Image], Any]) -> Epoch:
+    """An epoch of torch's DataLoader with as many worker processes, batch by batch."""
     loader = torch.utils.data.DataLoader(
         OnPillow(side, num_images, transform),
         batch_size=BATCH_SIZE,
         shuffle=True,
         num_workers=torch.get_num_threads(),
     )
-
-    def call() -> torch.Tensor:
-        first, *_ = loader
-        return first if torch.is_tensor(first) else torch.stack(first, dim=1)
-
-    return call
+    return lambda: (batch if torch.is_tensor(batch) else torch.stack(batch, dim=1) for batch in loader)
 
 
-def compare_views(ours: Callable[[], torch.Tensor], peer: Callable[[], torch.Tensor]) -> Callable[[], str]:
-    """A check that both give views of the same shape and moments."""
-    return lambda: check_statistics(
-        "views", *(torch.cat([call() for _ in range(8)]) for call in (ours, peer)), TOLERANCE
+def read(epoch: Epoch) -> Callable[[], Any]:
+    """What is timed: all of an epoch, of which nothing is kept."""
+    return lambda: collections.deque(epoch(), maxlen=0)
+
+
+def compare_views(ours: Epoch, peer: Epoch) -> Callable[[], str]:
+    """A check that both give views of one shape, their brightness, contrast, colour and detail distributed alike."""
+
+    def check() -> str:
+        samples = (torch.cat(list(itertools.islice(epoch(), CHECKED_BATCHES))) for epoch in (ours, peer))
+        return check_distributions(*(describe_views(views.flatten(0, -4)) for views in samples))
+
+    return check
+
+
+def describe_views(views: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One number for each of N views (N, 3, S, S), by what it describes."""
+    return {
+        "brightness": views.mean((1, 2, 3)),
+        "contrast": views.std((1, 2, 3)),
+        "colour": views.std(1).mean((1, 2)),
+        "detail": views.diff(dim=3).abs().mean((1, 2, 3)),
+    }
+
+
+def check_distributions(ours: dict[str, torch.Tensor], peer: dict[str, torch.Tensor]) -> str:
+    """Check that samples have the same mean and spread, to `STANDARD_ERRORS` of what chance alone makes of them.
+
+    Raises:
+        CheckFailedError: if one has not.
+    """
+    found = []
+    for name in ours:
+        a, b = ours[name].double(), peer[name].double()
+        # Of the spread, by the mean of distances from the mean, whose own spread tells its standard error.
+        for moment, x, y in (("mean", a, b), ("spread", (a - a.mean()).abs(), (b - b.mean()).abs())):
+            error = (x.var() / len(x) + y.var() / len(y)).sqrt()
+            apart = ((x.mean() - y.mean()) / error).item()
+            # Not `abs(apart) > …`: NaN would pass.
+            if not abs(apart) <= STANDARD_ERRORS:
+                raise CheckFailedError(
+                    f"{name} of the views: {moment} is {x.mean():.4f} and the peer's {y.mean():.4f}, {apart:.1f} "
+                    f"standard errors apart (tolerance {STANDARD_ERRORS})"
+                )
+            found.append(abs(apart))
+    return (
+        f"{len(a)} views each: {', '.join(ours)} alike in mean and spread to {max(found):.1f} standard errors "
+        f"(tolerance {STANDARD_ERRORS})"
     )
 
 
@@ -135,7 +173,7 @@ def _simclr(
         ours = our_epoch(side, num_images, policies, output_size, is_decoded)
         yield Experiment(
             label=label,
-            sides=(Side("hf_ssl", "", ours), Side("lightly", "", peer)),
+            sides=(Side("hf_ssl", "", read(ours)), Side("lightly", "", read(peer))),
             comparisons=(Comparison("hf_ssl", "lightly", goal=goal, stretch=stretch),),
             check=compare_views(ours, peer),
             images=num_images,
@@ -171,35 +209,31 @@ def _c2(options: Options) -> Iterator[Experiment]:
     )
     encoded = jpegs(256)[: 4 * BATCH_SIZE]
 
-    def ours() -> torch.Tensor:
+    def ours() -> Iterator[torch.Tensor]:
         views = HostViews(SIMCLR, 224, lambda index: torch.Generator().manual_seed(index))
-        batches = []
         for start in range(0, len(encoded), BATCH_SIZE):
             images, sizes = zip(
                 *(decode_reduced(data, 256) for data in encoded[start : start + BATCH_SIZE]), strict=True
             )
             rendered, render_rows = views.start(start, len(images))
             render_rows(images, torch.tensor(sizes), slice(0, len(images)))
-            batches.append(normalize_views(rendered, IMAGE_MEAN, IMAGE_STD))
-        return batches[0]
+            yield normalize_views(rendered, IMAGE_MEAN, IMAGE_STD)
 
-    def peer() -> torch.Tensor:
-        batches = []
+    def peer() -> Iterator[torch.Tensor]:
         for start in range(0, len(encoded), BATCH_SIZE):
             images = [
                 cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
                 for data in encoded[start : start + BATCH_SIZE]
             ]
             pairs = [torch.stack([pipeline(image=image)["image"] for _ in range(2)]) for image in images]
-            batches.append(torch.stack(pairs))
-        return batches[0]
+            yield torch.stack(pairs)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield Experiment(
             label="JPEGs of 256 px",
-            sides=(Side("hf_ssl", "", ours), Side("albumentations", "", peer)),
+            sides=(Side("hf_ssl", "", read(ours)), Side("albumentations", "", read(peer))),
             comparisons=(Comparison("hf_ssl", "albumentations", goal=1.5, stretch=2.0),),
             check=compare_views(ours, peer),
             images=len(encoded),
@@ -228,7 +262,7 @@ def _c4(options: Options) -> Iterator[Experiment]:
         ours = our_epoch(256, 1280, MAE, 224, is_decoded)
         yield Experiment(
             label=label,
-            sides=(Side("hf_ssl", "", ours), Side("torchvision on PIL", "", peer)),
+            sides=(Side("hf_ssl", "", read(ours)), Side("torchvision on PIL", "", read(peer))),
             comparisons=(Comparison("hf_ssl", "torchvision on PIL", goal=goal, stretch=stretch),),
             check=compare_views(ours, peer),
             images=1280,
