@@ -69,7 +69,7 @@ def minimize_lbfgs(
     parameters = torch.cat([weight, (bias + weight @ mean)[:, None]], dim=1)
     scores = scores_of(parameters)
     gradient = gradient_at(scores.softmax(dim=1), parameters[:, :-1])
-    history: list[tuple[torch.Tensor, torch.Tensor]] = []
+    history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for _ in range(max_iterations):
         # Rounded as the products will see it: parameters and scores then stay those of each other.
         direction = -_apply_inverse(gradient, history, solve).to(inputs.dtype).float()
@@ -86,26 +86,31 @@ def minimize_lbfgs(
         scores += length * change
         previous, gradient = gradient, gradient_at(probabilities, parameters[:, :-1])
         step, difference = length * direction, gradient - previous
-        if (step * difference).sum() > 0:
-            history = [*history, (step, difference)][-HISTORY_SIZE:]
+        curvature = _dot(step, difference)
+        if curvature > 0:
+            history = [*history, (step, difference, curvature)][-HISTORY_SIZE:]
     weight.copy_(parameters[:, :-1])
     bias.copy_(parameters[:, -1] - weight @ mean)
 
 
 def _apply_inverse(
     gradient: torch.Tensor,
-    history: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    history: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     solve: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """The two-loop recursion: the inverse Hessian that the history's steps and gradients imply, times the gradient."""
     vector, shares = gradient.clone(), []
-    for step, difference in reversed(history):
-        shares.append((step * vector).sum() / (step * difference).sum())
-        vector -= shares[-1] * difference
-    vector = solve(vector)
-    for step, difference in history:
-        vector += (shares.pop() - (difference * vector).sum() / (step * difference).sum()) * step
+    for step, difference, curvature in reversed(history):
+        shares.append(_dot(step, vector) / curvature)
+        vector.addcmul_(difference, shares[-1], value=-1)
+    vector = solve(vector).contiguous()
+    for step, difference, curvature in history:
+        vector.addcmul_(step, shares.pop() - _dot(difference, vector) / curvature)
     return vector
+
+
+def _dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return first.view(-1) @ second.view(-1)
 
 
 def _search_line(
