@@ -23,12 +23,13 @@ from hf_ssl.benchmark.measuring import (
     Side,
     alternate,
     reader,
+    require_memory,
     require_package,
 )
 from hf_ssl.benchmark.memory import peak_extra_memory
 from hf_ssl.benchmark.pairs.mae import mae_input, mae_pair, mae_step
 from hf_ssl.benchmark.pairs.simclr import simclr_input, simclr_pair, simclr_step
-from hf_ssl.benchmark.rows.loss import memory_call
+from hf_ssl.benchmark.rows.loss import PEER_GIBIBYTES, memory_call
 from hf_ssl.evaluation.linear_probe import fit_linear_probe
 
 CURVES_NAME = "curves"
@@ -153,6 +154,7 @@ def _mae_batches(options: Options) -> Iterator[tuple[str, float, float]]:
 
 def _loss_memory(options: Options) -> Iterator[tuple[str, float, float]]:
     require_package("lightly")
+    require_memory(PEER_GIBIBYTES)
     for views in (1024, 2048, 4096, 8192, 16384, 32768):
         for side in ("hf_ssl", "lightly"):
             # lightly's 32,768 would take more than most machines have.
@@ -178,13 +180,12 @@ def _processes(options: Options) -> Iterator[tuple[str, float, float]]:
     if cores < 2:
         raise NotMeasuredError("needs two cores")
     total_batch = 256
-    for series, processes, threads in (
-        ("one thread a process", 1, 1),
-        ("one thread a process", 2, 1),
-        ("all cores", 1, cores),
-        ("all cores", 2, cores // 2),
-    ):
-        yield series, processes, _pretraining_rate(processes, threads, total_batch)
+    rates = {(processes, threads): 0.0 for processes, threads in ((1, 1), (2, 1), (1, cores), (2, cores // 2))}
+    for processes, threads in rates:
+        rates[processes, threads] = _pretraining_rate(processes, threads, total_batch)
+    for processes in (1, 2):
+        yield "one thread a process", processes, rates[processes, 1]
+        yield "all cores", processes, rates[processes, cores // processes]
 
 
 def _pretraining_rate(processes: int, threads: int, total_batch: int) -> float:
@@ -226,10 +227,11 @@ CURVES = (
         "training images",
         "seconds",
         _probe_sizes,
+        log_y=True,
     ),
     Curve(
         "processes",
-        "`simclr_demo` pretraining with loader, total batch 256",
+        "Pretraining of simclr_demo with its loader, total batch 256",
         "processes (torchrun, gloo)",
         "images/s of all together",
         _processes,

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 
 # A reading of less than this is of many calls: clocks and schedulers are coarse.
@@ -151,6 +152,13 @@ def require_package(package: str) -> None:
     """Raise `NotMeasuredError` if a peer is not installed."""
     if find_spec(package) is None:
         raise NotMeasuredError(f"{package} is not installed: pip install 'hf_ssl[bench]'")
+
+
+def require_memory(gibibytes: float) -> None:
+    """Raise `NotMeasuredError` if a peer would take more memory than is free: the system would end the process."""
+    free = psutil.virtual_memory().available / 2**30
+    if free < gibibytes:
+        raise NotMeasuredError(f"needs {gibibytes:g} GiB of free memory for the peer, and there are {free:.1f}")
 
 
 def measure_row(

@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+# The precisions of the sides as the training's arguments call them.
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16"}
+
 
 def autocast(precision: str, device: str = "cpu") -> AbstractContextManager:
     """bf16 autocast, or nothing for fp32."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from timm.layers import set_fused_attn
 from torch.utils.data import DataLoader, Dataset
 
 from hf_ssl import SimCLRConfig, SimCLRForPreTraining
@@ -20,6 +19,7 @@ from hf_ssl.benchmark.measuring import NotMeasuredError
 from hf_ssl.benchmark.pairs.common import autocast
 from hf_ssl.benchmark.pairs.simclr import LightlyStyleSimCLR
 from hf_ssl.data import ImageSource, open_source
+from hf_ssl.models.encoder import choose_attention
 from hf_ssl.training.arguments import PretrainArguments
 from hf_ssl.training.optimizers import create_optimizer, create_schedule
 
@@ -88,8 +88,8 @@ def lightly_pretrain(
         persistent_workers=num_workers != 0,
     )
     torch.manual_seed(arguments.seed)
-    set_fused_attn(enable=device.type != "cpu")
     model = LightlyStyleSimCLR(SimCLRForPreTraining(config)).to(device).train()
+    choose_attention(model, device, arguments.mixed_precision)
     if arguments.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer(model, arguments, arguments.peak_learning_rate(arguments.batch_size))

@@ -3,23 +3,23 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from timm.layers import set_fused_attn
 from torch import nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_ssl import MAEConfig, MAEForPreTraining
 from hf_ssl.benchmark.checks import check_close, check_gradients, join
 from hf_ssl.benchmark.measuring import NotMeasuredError
-from hf_ssl.benchmark.pairs.common import autocast, gradients
+from hf_ssl.benchmark.pairs.common import MIXED_PRECISION, autocast, gradients
+from hf_ssl.models.encoder import choose_attention
 
 
 def mae_pair(config: MAEConfig, device: str = "cpu") -> tuple[MAEForPreTraining, ViTMAEForPreTraining]:
     """Our MAE and transformers', with the same weights.
 
-    The attention is each side's default: ours as `hf_ssl pretrain` sets it for the device, theirs "sdpa".
+    The attention is each side's default: ours as `hf-ssl pretrain` chooses it by device and precision, which
+    `mae_step` does too; theirs "sdpa".
     """
     torch.manual_seed(0)
-    set_fused_attn(enable=device != "cpu")
     ours = MAEForPreTraining(config)
     first = ours.blocks[0]
     peer = ViTMAEForPreTraining(
@@ -99,6 +99,7 @@ def check_mae(
     for side, model in (("ours", ours), ("peer", peer)):
         for precision in precisions:
             model.zero_grad()
+            choose_attention(model, images.device, MIXED_PRECISION[precision])
             with autocast(precision, device):
                 loss = model(images, noise=noise).loss
             loss.backward()
@@ -130,6 +131,7 @@ def mae_step(
     """Forward and backward, and the optimiser if there is one."""
 
     def call() -> None:
+        choose_attention(model, images.device, MIXED_PRECISION[precision])
         with autocast(precision, images.device.type):
             loss = model(images, noise=noise).loss
         loss.backward()

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from hf_ssl.benchmark.checks import check_close, join
-from hf_ssl.benchmark.measuring import Comparison, Experiment, Options, Row, Side, require_package
+from hf_ssl.benchmark.measuring import Comparison, Experiment, Options, Row, Side, require_memory, require_package
 from hf_ssl.benchmark.memory import peak_extra_memory
 from hf_ssl.losses.nt_xent import NTXentLoss
 
 DIM = 128
 TEMPERATURE = 0.1
+# What lightly's takes at 16,384 views, with a margin.
+PEER_GIBIBYTES = 6
 
 
 def projections(views: int, dim: int = DIM, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,6 +63,7 @@ def check_equal(views: int, precision: str = "fp32") -> str:
 
 def _time_fp32(options: Options) -> Iterator[Experiment]:
     require_package("lightly")
+    require_memory(PEER_GIBIBYTES)
     for views, goal, stretch in ((4096, 4.5, 6.0), (16384, 8.0, 10.0)):
         yield Experiment(
             label=f"2N = {views}, d = {DIM}",
@@ -75,6 +78,7 @@ def _time_fp32(options: Options) -> Iterator[Experiment]:
 
 def _time_bf16(options: Options) -> Iterator[Experiment]:
     require_package("lightly")
+    require_memory(PEER_GIBIBYTES)
     views = 16384
     yield Experiment(
         label=f"2N = {views}, d = {DIM}",
@@ -98,6 +102,7 @@ def memory_call(side: str, views: int) -> Callable[[], list[torch.Tensor]]:
 
 def _memory(options: Options) -> Iterator[Experiment]:
     require_package("lightly")
+    require_memory(PEER_GIBIBYTES)
     views = 16384
     yield Experiment(
         label=f"2N = {views}, d = {DIM}",
