@@ -1,7 +1,7 @@
 """C1 to C4: views from JPEGs, the whole loader against lightly's, albumentations' and torchvision's on PIL.
 
 A reading is an epoch from the first image to the last normalised float32 batch, threads or worker processes being
-started with it. The images are the embedded textures, enlarged, which have the bytes per pixel of photographs.
+started with it. The images are the embedded textures, enlarged and tinted, with the bytes per pixel of photographs.
 """
 
 import collections
@@ -44,9 +44,12 @@ MAE = (ViewPolicy(crop_scale=(0.2, 1), jitter_prob=0, grayscale_prob=0, blur_pro
 def jpegs(side: int) -> list[bytes]:
     """Different square JPEGs of this side in pixels."""
     encoded = []
-    for row in make_textures("train", num_images=DIFFERENT_IMAGES, size=128):
+    # Textures are nearly grey, which would hide what happens to colours: each is seen through a reddish glass.
+    tints = np.random.default_rng(0).uniform((0.9, 0.6, 0.4), (1.0, 0.8, 0.6), (DIFFERENT_IMAGES, 3))
+    for row, tint in zip(make_textures("train", num_images=DIFFERENT_IMAGES, size=128), tints, strict=True):
+        enlarged = np.asarray(row["image"].resize((side, side), PIL.Image.Resampling.BICUBIC))
         file = io.BytesIO()
-        row["image"].resize((side, side), PIL.Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        PIL.Image.fromarray((enlarged * tint).astype(np.uint8)).save(file, "JPEG", quality=90)
         encoded.append(file.getvalue())
     return encoded
 
@@ -126,6 +129,7 @@ def describe_views(views: torch.Tensor) -> dict[str, torch.Tensor]:
         "brightness": views.mean((1, 2, 3)),
         "contrast": views.std((1, 2, 3)),
         "colour": views.std(1).mean((1, 2)),
+        "redness": (views[:, 0] - views.mean(1)).mean((1, 2)),
         "detail": views.diff(dim=3).abs().mean((1, 2, 3)),
     }
 
