@@ -100,7 +100,7 @@ class PretrainArguments:
 
     mixed_precision: Literal["no", "bf16", "fp16"] = _argument("no", "Autocast of forward and backward.")
     gradient_checkpointing: bool = _argument(False, "Recompute activations: less memory, more time.")
-    channels_last: bool = _argument(False, "Memory format that convolutions are faster in.")
+    channels_last: bool = _argument(True, "Memory format that convolutions are faster in; transformers do not mind.")
     compile: bool = _argument(False, "Pass the model through torch.compile.")
 
     seed: int = _argument(0, "Of initialisation, order, views and masks.")

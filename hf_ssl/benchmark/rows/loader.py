@@ -124,13 +124,17 @@ def compare_views(ours: Epoch, peer: Epoch) -> Callable[[], str]:
 
 
 def describe_views(views: torch.Tensor) -> dict[str, torch.Tensor]:
-    """One number for each of N views (N, 3, S, S), by what it describes."""
+    """One number for each of N views (N, 3, S, S), normalised, by what it describes."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    pixels = views * std + mean
+    contrast = pixels.std((1, 2, 3)) + 0.01
+    # The last three do not change with brightness and contrast, whose own spread would hide theirs.
     return {
-        "brightness": views.mean((1, 2, 3)),
-        "contrast": views.std((1, 2, 3)),
-        "colour": views.std(1).mean((1, 2)),
-        "redness": (views[:, 0] - views.mean(1)).mean((1, 2)),
-        "detail": views.diff(dim=3).abs().mean((1, 2, 3)),
+        "brightness": pixels.mean((1, 2, 3)),
+        "contrast": contrast,
+        "colour": pixels.std(1).mean((1, 2)) / contrast,
+        "redness": (pixels[:, 0] - pixels[:, 2]).mean((1, 2)) / (pixels.mean((1, 2, 3)) + 0.01),
+        "detail": pixels.diff(dim=3).abs().mean((1, 2, 3)) / contrast,
     }
 
 
