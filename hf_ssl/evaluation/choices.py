@@ -18,7 +18,7 @@ CANDIDATES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 HELD_OUT_EVERY = 10
 MAX_ROWS = 10_000
 
-# A fifth of the iterations reach this; the held-out accuracy is then within what chance makes of it.
+# Far fewer iterations reach this than the final fit takes.
 ROUGH_TOLERANCE = 1e-3
 
 

@@ -5,7 +5,7 @@ what this problem offers beside a general one:
 
 - Features of an encoder are strongly correlated, which makes plain L-BFGS slow. Its first guess at the inverse Hessian
   is therefore the inverse at zero weights, of covariance / C + weight_decay · I for each class: steps of length 1 suit
-  from the first on, and about half the iterations do.
+  from the first on.
 - Scores are linear in the weights: those along a search direction cost one product with the features, after which the
   line search needs none. An iteration is two products (N, D) × (D, C), however many step lengths it tries.
 """

@@ -14,7 +14,7 @@ from hf_ssl.evaluation.lbfgs import minimize_lbfgs
 from hf_ssl.evaluation.probe_arguments import ProbeArguments
 from hf_ssl.evaluation.stochastic import train_stochastic
 
-# As losses are 1 to 4, this leaves about a ten-thousandth of them; accuracies move by less than 0.1 % from there on.
+# As losses are 1 to 4, this leaves about a ten-thousandth of them; accuracies hardly move from there on.
 TOLERANCE = 3e-5
 
 

@@ -107,7 +107,7 @@ def probe_experiment(name: str, encoder: nn.Module, train: Split, test: Split, n
             unseen = encode(encoder, test[0], precision).clone()
             mine = accuracy(fit_linear_probe(features, labels, num_classes), unseen, test[1])
             theirs = accuracy(fit_linear_probe(features, labels, num_classes, schedule), unseen, test[1])
-            # The standard error of the difference of two shares of the same images is at most this.
+            # As if the two were measured on different images, which usually overstates it.
             margin = 1.96 * ((mine * (1 - mine) + theirs * (1 - theirs)) / len(unseen)) ** 0.5
             if mine < theirs - margin:
                 raise CheckFailedError(f"{precision}: accuracy {mine:.1%}, the peer's {theirs:.1%} (± {margin:.1%})")
