@@ -8,8 +8,17 @@ import pytest
 
 from hf_ssl import cli
 from hf_ssl.benchmark import run
-from hf_ssl.benchmark.curves import Curve
-from hf_ssl.benchmark.measuring import CheckFailedError, Comparison, Experiment, Row, Side
+from hf_ssl.benchmark.curves import Curve, measure_curve
+from hf_ssl.benchmark.measuring import (
+    CheckFailedError,
+    Comparison,
+    Experiment,
+    NotMeasuredError,
+    Options,
+    Row,
+    Side,
+    require_memory,
+)
 from hf_ssl.benchmark.page import page
 from hf_ssl.benchmark.results import read_results, write_results
 from hf_ssl.benchmark.table import describe_figure, describe_quantity
@@ -140,6 +149,29 @@ def test_one_command_writes_page_json_and_pictures(fake_rows, tmp_path, capsys):
         assert (tmp_path / address).is_file()
     assert (tmp_path / "benchmarks" / "simclr-batch.png").stat().st_size < 60_000
     assert text == page(read_results(tmp_path / "benchmarks" / "results.json"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (NotMeasuredError("no cores"), "not measured"),
+        (OSError(), "failed"),
+    ],
+)
+def test_a_curve_keeps_the_points_it_has(error, status):
+    def points(options):
+        yield "hf_ssl", 8, 1.0
+        raise error
+
+    record = measure_curve(Curve("simclr-batch", "A curve", "x", "y", points), Options())
+    assert record["status"] == status and record["series"] == {"hf_ssl": [[8, 1.0]]}
+
+
+def test_a_peer_that_would_not_fit_is_not_started():
+    require_memory(0.001)
+    with pytest.raises(NotMeasuredError, match="needs 1e\\+06 GiB of free memory"):
+        require_memory(1e6)
 
 
 def test_the_committed_page_is_made_from_the_committed_results():

@@ -175,7 +175,7 @@ class _Watch:
 
     def stop(self) -> None:
         """Wait for the device and stand still."""
-        torch.cuda.synchronize()
+        torch.accelerator.synchronize()
         self.seconds += time.perf_counter() - self.since
 
 

@@ -13,7 +13,7 @@ from hf_ssl.benchmark.measuring import Comparison, Experiment, Options, Row, Sid
 from hf_ssl.benchmark.pairs.common import autocast
 from hf_ssl.benchmark.pairs.mae import check_mae, mae_input, mae_pair
 from hf_ssl.benchmark.pairs.simclr import check_simclr, simclr_input, simclr_pair
-from hf_ssl.benchmark.rows.loss import DIM, forward_backward, our_loss, projections
+from hf_ssl.benchmark.rows.loss import DIM, check_equal, forward_backward, our_loss, projections
 from hf_ssl.models.configuration import IMAGE_MEAN, IMAGE_STD
 
 SIMCLR_BATCH = 512
@@ -144,6 +144,7 @@ def _views(options: Options) -> Iterator[Experiment]:
 
 def _loss(options: Options) -> Iterator[Experiment]:
     require_cuda()
+    require_package("lightly")
     views = 262_144
     for precision in ("fp32", "bf16"):
         side = "fp32" if precision == "fp32" else "bf16 products"
@@ -152,7 +153,8 @@ def _loss(options: Options) -> Iterator[Experiment]:
             label=f"2N = {views}, d = {DIM}, time",
             sides=(Side("hf_ssl", side, forward_backward(our_loss(precision), views, "cuda")),),
             comparisons=(Comparison(f"hf_ssl {side}", figure="value", goal=goal),),
-            check=None,
+            # A size at which lightly's fits.
+            check=partial(check_equal, 8192, precision, "cuda"),
             device="cuda",
         )
         yield Experiment(

@@ -49,10 +49,10 @@ def forward_backward(loss: nn.Module, views: int, device: str = "cpu") -> Callab
     return call
 
 
-def check_equal(views: int, precision: str = "fp32") -> str:
+def check_equal(views: int, precision: str = "fp32", device: str = "cpu") -> str:
     """The loss to 1e-5 and the gradients to 1e-4 of lightly's in float32; to 1 % and 2 % with bf16 products."""
     loss_tolerance, gradient_tolerance = (1e-5, 1e-4) if precision == "fp32" else (1e-2, 2e-2)
-    ours, peer = forward_backward(our_loss(precision), views)(), forward_backward(peer_loss(), views)()
+    ours, peer = (forward_backward(loss, views, device)() for loss in (our_loss(precision), peer_loss()))
     return join(
         [
             check_close("loss", ours[0], peer[0], loss_tolerance),
