@@ -18,6 +18,10 @@ from .policy import ViewPolicy
 
 CROP_ATTEMPTS = 10  # torchvision's
 
+# Draws of a view: area and aspect of each crop, its place, the order of the jitter, switches, strengths.
+_SPLIT = (CROP_ATTEMPTS, CROP_ATTEMPTS, 2, 4, 5, 5)
+DRAWS = sum(_SPLIT)
+
 # The codes of `ViewParameters.jitter_order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
@@ -136,37 +140,38 @@ def draw_view(policy: ViewPolicy, batch: int, generator: torch.Generator) -> Vie
             "the same ones: pass torch.Generator() without a device."
         )
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator, dtype=torch.float64) * (high - low) + low
+    # One call for all of them, as each costs more than the numbers do.
+    draws = torch.rand(batch, DRAWS, generator=generator, dtype=torch.float64)
+    areas, ratios, positions, orders, switches, factors = draws.split(_SPLIT, dim=1)
 
-    def happens(probability: float) -> Tensor:
-        return uniform(0, 1) < probability
+    def between(low: float, high: float, unit: Tensor) -> Tensor:
+        return unit * (high - low) + low
 
-    def factor(strength: float) -> Tensor:
-        return uniform(max(0.0, 1.0 - strength), 1.0 + strength).float()
+    def factor(strength: float, unit: Tensor) -> Tensor:
+        return between(max(0.0, 1.0 - strength), 1.0 + strength, unit)
 
-    area_fractions = uniform(*policy.crop_scale, CROP_ATTEMPTS)
+    flip, jitter, grayscale, blur, solarize = switches.unbind(dim=1)
+    brightness, contrast, saturation, hue, sigma = factors.unbind(dim=1)
     log_low, log_high = (math.log(ratio) for ratio in policy.crop_ratio)
-    ratios = uniform(log_low, log_high, CROP_ATTEMPTS).exp()
-    positions = uniform(0, 1, 2)
     operations = {
-        "flip": happens(policy.flip_prob),
-        "jitter": happens(policy.jitter_prob),
-        "jitter_order": uniform(0, 1, 4).argsort(dim=1),
-        "brightness": factor(policy.brightness),
-        "contrast": factor(policy.contrast),
-        "saturation": factor(policy.saturation),
-        "hue": uniform(-policy.hue, policy.hue).float(),
-        "grayscale": happens(policy.grayscale_prob),
-        "blur": happens(policy.blur_prob),
-        "blur_sigma": uniform(*policy.blur_sigma).float(),
-        "solarize": happens(policy.solarize_prob),
+        "flip": flip < policy.flip_prob,
+        "jitter": jitter < policy.jitter_prob,
+        "jitter_order": orders.argsort(dim=1),
+        "brightness": factor(policy.brightness, brightness).float(),
+        "contrast": factor(policy.contrast, contrast).float(),
+        "saturation": factor(policy.saturation, saturation).float(),
+        "hue": between(-policy.hue, policy.hue, hue).float(),
+        "grayscale": grayscale < policy.grayscale_prob,
+        "blur": blur < policy.blur_prob,
+        "blur_sigma": between(*policy.blur_sigma, sigma).float(),
+        "solarize": solarize < policy.solarize_prob,
     }
     constants = {
         "blur_kernel_fraction": policy.blur_kernel_fraction,
         "solarize_threshold": policy.solarize_threshold,
     }
-    return ViewDraws(area_fractions, ratios, positions, policy.crop_ratio, operations, constants)
+    area_fractions, aspects = between(*policy.crop_scale, areas), between(log_low, log_high, ratios).exp()
+    return ViewDraws(area_fractions, aspects, positions, policy.crop_ratio, operations, constants)
 
 
 def center_view(sizes: Tensor, crop_fraction: float) -> ViewParameters:
