@@ -37,13 +37,14 @@ def page(results: Mapping[str, Any]) -> str:
         "Made by this command; do not edit.",
         f"```bash\n{results['command']}\n```",
         f"{results['date']}, in {format_duration(results['seconds'])}, on {hardware['cpu']}, {hardware['cpu_cores']} "
-        f"cores, {results['threads']} torch threads on both sides; accelerator: "
-        f"{'none' if hardware['device'] == 'cpu' else hardware['device']}. {versions}.",
-        "Both sides take turns in one process; a number is the median of "
-        f"{results['repeats']} readings after a warm-up, between the smallest and the largest. A figure with × is how "
-        "many times faster ours is; with %, the share of the peer's that ours takes. The rows are those of the "
-        "project's goals. Before anything is timed, both sides must be found to compute the same thing (below); a row "
-        "whose check fails has no times. All numbers, each reading among them, are in "
+        f"cores, torch threads on both sides: {results['threads']}; load of the machine as it began: "
+        f"{results['load']:.1f}; accelerator: {'none' if hardware['device'] == 'cpu' else hardware['device']}. "
+        f"{versions}.",
+        f"Both sides take turns in one process; a number is the median of {results['repeats']} readings (or of n) "
+        "after a warm-up, with the smallest and the largest. A figure with × is how many times faster ours is; with "
+        "%, the share of the peer's that ours takes. The rows are those of the project's goals. Before anything is "
+        "timed, both sides must be found to compute the same thing (below); a row whose check fails has no times. All "
+        "numbers, each reading among them, are in "
         f"[{FOLDER}/{RESULTS}]({FOLDER}/{RESULTS}).",
         results_table(results),
         "## What was checked before",

@@ -1,6 +1,7 @@
 """`hf-ssl benchmark`: select rows, measure them, keep what was measured whatever happens."""
 
 import difflib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def benchmark(
         "hardware": describe_hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "versions": {**describe_versions(), **_peer_versions()},
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
         "repeats": options.repeats,
         "rows": [],
         "curves": [],

@@ -66,8 +66,8 @@ def _line(
     return [
         row["name"],
         ", ".join(filter(None, measure)),
-        _side(ours, experiment),
-        "–" if peer is None else _side(peer, experiment),
+        _side(ours, experiment, results["repeats"]),
+        "–" if peer is None else _side(peer, experiment, results["repeats"]),
         describe_figure(figure, comparison["value"], experiment["quantity"]),
         target(comparison["goal"]),
         target(comparison["stretch"]),
@@ -75,11 +75,13 @@ def _line(
     ]
 
 
-def _side(side: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+def _side(side: Mapping[str, Any], experiment: Mapping[str, Any], repeats: int) -> str:
     quantity = experiment["quantity"]
     text = f"{side['key']} {describe_quantity(side['median'], quantity)}"
     if len(side["readings"]) > 1:
         text += f" ({describe_quantity(side['low'], quantity)} to {describe_quantity(side['high'], quantity)})"
+    if len(side["readings"]) != repeats:
+        text += f" [n = {len(side['readings'])}]"
     if experiment["images"] and quantity == "seconds":
         text += f", {number(experiment['images'] / side['median'])}/s"
     return text
