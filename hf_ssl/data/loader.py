@@ -50,6 +50,11 @@ class ImageBatch:
 class ViewRenderer(Protocol):
     """Makes views of images in the loader's threads, such as `hf_ssl.augment.HostViews`."""
 
+    @property
+    def max_threads(self) -> int | None:
+        """How many threads should render at a time; None for any number."""
+        ...
+
     def start(
         self, index: int, batch: int, pin_memory: bool
     ) -> tuple[torch.Tensor, Callable[[Sequence[np.ndarray], torch.Tensor, slice], None]]:
@@ -75,7 +80,7 @@ class ImageLoader:
         shuffle: draw a new order every epoch: a permutation of all rows where they can be read at random, a shuffle
             buffer where the source is a stream. Otherwise rows come in the source's order.
         drop_last: see `BatchOrder`.
-        num_threads: number of decoding threads.
+        num_threads: number of threads that decode and render; fewer where the renderer is better off with fewer.
         decoded: the images of the source, decoded before; nothing is then read from it.
         renderer: makes views of each image in the threads; without one, images come whole.
         pin_memory: whether batches lie in page-locked memory, from which GPUs copy while they compute.
@@ -106,7 +111,8 @@ class ImageLoader:
         self.source = source
         self.order = BatchOrder(source.num_rows, batch_size, seed, rank, world_size, shuffle, drop_last)
         self.image_size = image_size
-        self.num_threads = num_threads
+        most = None if renderer is None else renderer.max_threads
+        self.num_threads = num_threads if most is None else min(num_threads, most)
         self.decoded = decoded
         self.renderer = renderer
         self.pin_memory = pin_memory

@@ -1,9 +1,8 @@
 """Colour operations on 8 bit images (S, S, 3), in place: torchvision's, rounded to whole levels after each.
 
-Brightness, contrast and saturation are one 3 × 4 matrix each. Hue turns in HSV at 8 bit, as Pillow does it.
+Brightness, contrast and saturation are one 3 × 4 matrix each, which each pixel (red, green, blue, 1) is multiplied by.
+Hue turns in HSV at 8 bit, as Pillow does it.
 """
-
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -25,25 +24,14 @@ def saturation_matrices(factors: np.ndarray) -> np.ndarray:
     return matrices
 
 
-def apply_matrix(image: np.ndarray, matrix: np.ndarray) -> None:
-    """Replace each pixel by matrix · (red, green, blue, 1)."""
-    cv2.transform(image, matrix, dst=image)
-
-
-def adjust_contrast(image: np.ndarray, scaling: np.ndarray) -> None:
-    """Blend with the image's mean luma.
-
-    Args:
-        image: uint8 (S, S, 3).
-        scaling: the matrix of `brightness_matrices` for the same factor; its last column is written to.
-    """
+def shift_to_mean(scaling: np.ndarray, image: np.ndarray) -> None:
+    """Make a matrix of `brightness_matrices` (3, 4) one of contrast: it then blends with the image's mean luma."""
     red, green, blue, _ = cv2.mean(image)
     luma = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
     scaling[:, 3] = (1 - scaling[0, 0]) * luma
-    apply_matrix(image, scaling)
 
 
-def adjust_hue(images: np.ndarray, rows: Sequence[int], turns: np.ndarray) -> None:
+def adjust_hue(images: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
     """Turn the hue of some images (B, S, S, 3) by fractions of the colour circle, float (rows,)."""
     chosen = images[rows]
     # One tall picture: a call for all of them costs less than one for each, which small images would notice.

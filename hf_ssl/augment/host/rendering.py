@@ -11,16 +11,15 @@ import numpy as np
 from hf_ssl.augment.device.blur import kernel_radius
 from hf_ssl.augment.host.blur import gaussian_blur
 from hf_ssl.augment.host.color import (
-    adjust_contrast,
     adjust_hue,
-    apply_matrix,
     brightness_matrices,
     drop_color,
     saturation_matrices,
+    shift_to_mean,
     solarize,
 )
-from hf_ssl.augment.host.resample import resized_crop
-from hf_ssl.augment.sampling import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+from hf_ssl.augment.host.resample import place_crops, resized_crop
+from hf_ssl.augment.sampling import CONTRAST, HUE, ViewParameters
 
 # The loader's threads share the cores: OpenCV is not to start threads of its own.
 cv2.setNumThreads(0)
@@ -41,70 +40,70 @@ def render_view(images: Sequence[np.ndarray], parameters: ViewParameters, out: n
         parameters: what to do with each image, B rows.
         out: uint8 (B, S, S, 3), where each view is written; every one contiguous.
     """
-    boxes = _boxes_in_images(images, parameters)
+    crops = place_crops(images, parameters)
     flips = parameters.flip.tolist()
-    chunk = max(CHUNK_BYTES // out[0].nbytes, 1) if len(out) else 1
     jitter = _Jitter(parameters)
     grays, blurs, solarizes = (
-        switch.numpy() for switch in (parameters.grayscale, parameters.blur, parameters.solarize)
+        np.flatnonzero(switch.numpy()) for switch in (parameters.grayscale, parameters.blur, parameters.solarize)
     )
+    sigmas = parameters.blur_sigma.tolist()
     radius = kernel_radius(out.shape[1], parameters.blur_kernel_fraction)
+    chunk = max(CHUNK_BYTES // out[0].nbytes, 1) if len(out) else 1
     for start in range(0, len(out), chunk):
-        views = out[start : start + chunk]
-        stop = start + len(views)
-        for view, image, box, flip in zip(
-            views, images[start:stop], boxes[start:stop], flips[start:stop], strict=True
-        ):
-            resized_crop(image, box, view)
-            if flip:
-                cv2.flip(view, 1, dst=view)
-        jitter.apply(views, start)
-        for row in grays[start:stop].nonzero()[0]:
-            drop_color(views[row])
-        for row in blurs[start:stop].nonzero()[0]:
-            gaussian_blur(views[row], parameters.blur_sigma[start + row].item(), radius)
-        for row in solarizes[start:stop].nonzero()[0]:
-            solarize(views[row], parameters.solarize_threshold)
+        rows = range(start, min(start + chunk, len(out)))
+        for row in rows:
+            view = out[row]
+            resized_crop(images[row], crops[row], view)
+            if flips[row]:
+                cv2.flip(view, 1, view)
+        jitter.apply(out, rows)
+        for row in _among(rows, grays):
+            drop_color(out[row])
+        for row in _among(rows, blurs):
+            gaussian_blur(out[row], sigmas[row], radius)
+        for row in _among(rows, solarizes):
+            solarize(out[row], parameters.solarize_threshold)
 
 
 class _Jitter:
     """The jitter operations of a batch."""
 
     def __init__(self, parameters: ViewParameters):
-        self.brightness = brightness_matrices(parameters.brightness.numpy())
-        self.contrast = brightness_matrices(parameters.contrast.numpy())
-        self.saturation = saturation_matrices(parameters.saturation.numpy())
+        scaling = [brightness_matrices(factors.numpy()) for factors in (parameters.brightness, parameters.contrast)]
+        matrices = [*scaling, saturation_matrices(parameters.saturation.numpy())]
         self.hue = parameters.hue.numpy()
-        # Only what changes something, each row's operations in its order.
         neutral = np.array([1.0, 1.0, 1.0, 0.0])
         columns = (parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue)
         changes = (np.stack(columns, axis=1) != neutral) & parameters.jitter.numpy()[:, None]
-        self.orders = [
-            [code if changed[code] else None for code in order]
-            for order, changed in zip(parameters.jitter_order.tolist(), changes.tolist(), strict=True)
-        ]
-
-    def apply(self, views: np.ndarray, start: int) -> None:
-        """Distort the views of the images from number `start` on."""
+        order = parameters.jitter_order.numpy()
+        # For each position the rows that turn their hue there, and those that something linear is done to.
+        self.turned, self.linear = [], []
         for position in range(4):
-            turned = []
-            for row, order in enumerate(self.orders[start : start + len(views)]):
-                operation = order[position]
-                if operation == HUE:
-                    turned.append(row)
-                elif operation == BRIGHTNESS:
-                    apply_matrix(views[row], self.brightness[start + row])
-                elif operation == CONTRAST:
-                    adjust_contrast(views[row], self.contrast[start + row])
-                elif operation == SATURATION:
-                    apply_matrix(views[row], self.saturation[start + row])
-            if turned:
-                adjust_hue(views, turned, self.hue[start + np.array(turned)])
+            codes = order[:, position]
+            rows = np.flatnonzero(np.take_along_axis(changes, codes[:, None], axis=1)[:, 0])
+            codes = codes[rows]
+            self.turned.append(rows[codes == HUE])
+            rows, codes = rows[codes != HUE], codes[codes != HUE]
+            self.linear.append(
+                {row: (code, matrices[code][row]) for row, code in zip(rows.tolist(), codes, strict=True)}
+            )
+
+    def apply(self, views: np.ndarray, rows: range) -> None:
+        """Distort some of the views."""
+        for turned, linear in zip(self.turned, self.linear, strict=True):
+            for row in rows:
+                if row in linear:
+                    code, matrix = linear[row]
+                    view = views[row]
+                    if code == CONTRAST:
+                        shift_to_mean(matrix, view)
+                    cv2.transform(view, matrix, view)
+            chosen = _among(rows, turned)
+            if len(chosen):
+                adjust_hue(views, chosen, self.hue[chosen])
 
 
-def _boxes_in_images(images: Sequence[np.ndarray], parameters: ViewParameters) -> list[list[float]]:
-    sides = np.array([image.shape[:2] for image in images], np.float64).reshape(-1, 2)
-    boxes = parameters.boxes.numpy() * np.tile(sides / parameters.sizes.numpy(), 2)
-    # The scaling may leave a whole number a rounding away from itself.
-    whole = np.rint(boxes)
-    return np.where(np.abs(boxes - whole) < 1e-6, whole, boxes).tolist()
+def _among(rows: range, chosen: np.ndarray) -> np.ndarray:
+    """Which of the chosen rows, in ascending order, are among these."""
+    start, stop = np.searchsorted(chosen, (rows.start, rows.stop))
+    return chosen[start:stop]

@@ -12,6 +12,10 @@ from hf_ssl.augment.host.rendering import render_view
 from hf_ssl.augment.policy import ViewPolicy
 from hf_ssl.augment.sampling import draw_view
 
+# Sides of views, in pixels, below which calls of OpenCV are so short that several threads would spend more time on
+# handing each other the interpreter's lock than they gain (measured on two cores: at 64, a third slower than one).
+SMALL = 104
+
 RenderRows = Callable[[Sequence[np.ndarray], Tensor, slice], None]
 
 
@@ -35,6 +39,11 @@ class HostViews:
         self.policies = policies
         self.output_size = output_size
         self.make_generator = make_generator
+
+    @property
+    def max_threads(self) -> int | None:
+        """How many threads should render at a time; None for any number."""
+        return 1 if self.output_size < SMALL else None
 
     def start(self, index: int, batch: int, pin_memory: bool = False) -> tuple[Tensor, RenderRows]:
         """Begin a batch.

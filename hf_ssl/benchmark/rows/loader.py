@@ -7,7 +7,6 @@ started with it. The images are the embedded textures, enlarged and tinted, with
 import collections
 import functools
 import io
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +25,9 @@ from hf_ssl.data.sources import ImageSource
 from hf_ssl.models.configuration import IMAGE_MEAN, IMAGE_STD
 
 BATCH_SIZE = 32
-CHECKED_BATCHES = 8
+# Small images come in the larger batches of their recipes.
+BATCH_SIZE_64 = 256
+CHECKED_VIEWS = 512
 DIFFERENT_IMAGES = 320
 STANDARD_ERRORS = 5
 
@@ -81,14 +82,19 @@ Epoch = Callable[[], Iterator[torch.Tensor]]
 
 
 def our_epoch(
-    side: int, num_images: int, policies: Sequence[ViewPolicy], output_size: int, is_decoded: bool = False
+    side: int,
+    num_images: int,
+    batch_size: int,
+    policies: Sequence[ViewPolicy],
+    output_size: int,
+    is_decoded: bool = False,
 ) -> Epoch:
     """An epoch of our loader on as many threads as torch has, batch by batch."""
     images = source(side, num_images)
     threads = torch.get_num_threads()
     loader = ImageLoader(
         images,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         image_size=side,
         num_threads=threads,
         decoded=decode_all(images, side, threads) if is_decoded else None,
@@ -97,11 +103,11 @@ def our_epoch(
     return lambda: (normalize_views(batch.images, IMAGE_MEAN, IMAGE_STD) for batch in loader.epoch(0))
 
 
-def peer_epoch(side: int, num_images: int, transform: Callable[[PIL.Image.Image], Any]) -> Epoch:
+def peer_epoch(side: int, num_images: int, batch_size: int, transform: Callable[[PIL.Image.Image], Any]) -> Epoch:
     """An epoch of torch's DataLoader with as many worker processes, batch by batch."""
     loader = torch.utils.data.DataLoader(
         OnPillow(side, num_images, transform),
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         shuffle=True,
         num_workers=torch.get_num_threads(),
     )
@@ -117,10 +123,19 @@ def compare_views(ours: Epoch, peer: Epoch) -> Callable[[], str]:
     """A check that both give views of one shape, their brightness, contrast, colour and detail distributed alike."""
 
     def check() -> str:
-        samples = (torch.cat(list(itertools.islice(epoch(), CHECKED_BATCHES))) for epoch in (ours, peer))
-        return check_distributions(*(describe_views(views.flatten(0, -4)) for views in samples))
+        return check_distributions(*(describe_views(some_views(epoch)) for epoch in (ours, peer)))
 
     return check
+
+
+def some_views(epoch: Epoch) -> torch.Tensor:
+    """The first views (N, 3, S, S) of an epoch, at least `CHECKED_VIEWS` of them if it has as many."""
+    views: list[torch.Tensor] = []
+    for batch in epoch():
+        views.append(batch.flatten(0, -4))
+        if sum(map(len, views)) >= CHECKED_VIEWS:
+            break
+    return torch.cat(views)
 
 
 def describe_views(views: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -170,15 +185,16 @@ def _simclr(
     policies: Sequence[ViewPolicy],
     peer_arguments: dict[str, float],
     num_images: int,
+    batch_size: int,
     goals: Sequence[tuple[str, bool, float, float | None]],
 ) -> Iterator[Experiment]:
     require_package("lightly")
     from lightly.transforms import SimCLRTransform
 
     transform = SimCLRTransform(input_size=output_size, **peer_arguments)
-    peer = peer_epoch(side, num_images, transform)
+    peer = peer_epoch(side, num_images, batch_size, transform)
     for label, is_decoded, goal, stretch in goals:
-        ours = our_epoch(side, num_images, policies, output_size, is_decoded)
+        ours = our_epoch(side, num_images, batch_size, policies, output_size, is_decoded)
         yield Experiment(
             label=label,
             sides=(Side("hf_ssl", "", read(ours)), Side("lightly", "", read(peer))),
@@ -190,13 +206,13 @@ def _simclr(
 
 def _c1(options: Options) -> Iterator[Experiment]:
     goals = (("JPEGs of 256 px", False, 10.0, 12.0), ("decoded once", True, None, None))
-    yield from _simclr(256, 224, SIMCLR, {}, 640, goals)
+    yield from _simclr(256, 224, SIMCLR, {}, 640, BATCH_SIZE, goals)
 
 
 def _c3(options: Options) -> Iterator[Experiment]:
     peer_arguments = {"cj_strength": 0.5, "min_scale": 0.2, "gaussian_blur": 0.0}
     goals = (("first epoch", False, 4.0, None), ("decoded once", True, 10.0, None))
-    yield from _simclr(64, 64, SIMCLR_64, peer_arguments, 6400, goals)
+    yield from _simclr(64, 64, SIMCLR_64, peer_arguments, 6400, BATCH_SIZE_64, goals)
 
 
 def _c2(options: Options) -> Iterator[Experiment]:
@@ -262,12 +278,12 @@ def _c4(options: Options) -> Iterator[Experiment]:
             transforms.Normalize(IMAGE_MEAN, IMAGE_STD),
         ]
     )
-    peer = peer_epoch(256, 1280, transform)
+    peer = peer_epoch(256, 1280, BATCH_SIZE, transform)
     for label, is_decoded, goal, stretch in (
         ("JPEGs of 256 px", False, 4.0, 5.0),
         ("decoded once", True, None, None),
     ):
-        ours = our_epoch(256, 1280, MAE, 224, is_decoded)
+        ours = our_epoch(256, 1280, BATCH_SIZE, MAE, 224, is_decoded)
         yield Experiment(
             label=label,
             sides=(Side("hf_ssl", "", read(ours)), Side("torchvision on PIL", "", read(peer))),
