@@ -5,10 +5,11 @@ threads. The same parameters give the same views.
 """
 
 from .device.rendering import render_view
+from .host.normalize import normalize_views
 from .host.views import HostViews
 from .policy import ViewPolicy
 from .sampling import ViewDraws, ViewParameters, center_view, draw_view, sample_view
-from .views import make_views, normalize_views
+from .views import make_views
 
 __all__ = [
     "HostViews",

@@ -101,12 +101,16 @@ class TrainingViews:
         """Views without end from position `done` of the run on.
 
         Yields:
-            float32 on the device, normalised: (B, 3, S, S), or (B, V, 3, S, S) for V > 1 views.
+            float32 on the device, normalised: (B, 3, S, S), or (B, V, 3, S, S) for V > 1 views. On the host the next
+            ones take their place.
         """
         with closing(self.loader.endless(done)) as batches:
             if self.on_host:
+                out = None
                 for batch in batches:
-                    yield normalize_views(batch.images, self.config.image_mean, self.config.image_std)
+                    if out is None:
+                        out = torch.empty(batch.images.shape)
+                    yield normalize_views(batch.images, self.config.image_mean, self.config.image_std, out)
                 return
             for index, batch in enumerate(self._copied(batches), start=done):
                 yield make_views(

@@ -35,7 +35,7 @@ def make_views(texture_folder, tmp_path, monkeypatch):
 
 
 def take(views, count=12, position=0):
-    return list(islice(views.micro_batches(position), count))
+    return [batch.clone() for batch in islice(views.micro_batches(position), count)]
 
 
 def test_caches_of_images_that_need_no_squeezing_change_nothing(make_views):

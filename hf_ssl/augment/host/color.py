@@ -38,8 +38,11 @@ def adjust_hue(images: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
     tall = chosen.reshape(-1, chosen.shape[2], 3)
     # Of 8 bits, so that adding wraps around as hues do.
     hsv = cv2.cvtColor(tall, cv2.COLOR_RGB2HSV_FULL)
-    shifts = np.rint(turns * 256).astype(np.int64).astype(np.uint8)
-    hsv.reshape(chosen.shape)[..., 0] += shifts[:, None, None]
+    shifts = np.zeros((len(rows), 1, chosen.shape[2], 3), np.uint8)
+    shifts[..., 0] = np.rint(turns * 256).astype(np.int64).astype(np.uint8)[:, None, None]
+    # Line by line with zeros for the other channels, several times as fast as every third value alone.
+    lines = hsv.reshape(*chosen.shape[:2], -1)
+    lines += shifts.reshape(len(rows), 1, -1)
     images[rows] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=tall).reshape(chosen.shape)
 
 

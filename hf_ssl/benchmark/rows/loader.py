@@ -100,7 +100,9 @@ def our_epoch(
         decoded=decode_all(images, side, threads) if is_decoded else None,
         renderer=HostViews(policies, output_size, lambda index: torch.Generator().manual_seed(index)),
     )
-    return lambda: (normalize_views(batch.images, IMAGE_MEAN, IMAGE_STD) for batch in loader.epoch(0))
+    # As in training: every batch takes the place of the one before.
+    out = torch.empty(batch_size, len(policies), output_size, output_size, 3)
+    return lambda: (normalize_views(batch.images, IMAGE_MEAN, IMAGE_STD, out) for batch in loader.epoch(0))
 
 
 def peer_epoch(side: int, num_images: int, batch_size: int, transform: Callable[[PIL.Image.Image], Any]) -> Epoch:
@@ -132,7 +134,7 @@ def some_views(epoch: Epoch) -> torch.Tensor:
     """The first views (N, 3, S, S) of an epoch, at least `CHECKED_VIEWS` of them if it has as many."""
     views: list[torch.Tensor] = []
     for batch in epoch():
-        views.append(batch.flatten(0, -4))
+        views.append(batch.flatten(0, -4).clone())
         if sum(map(len, views)) >= CHECKED_VIEWS:
             break
     return torch.cat(views)
@@ -232,6 +234,7 @@ def _c2(options: Options) -> Iterator[Experiment]:
         ]
     )
     encoded = jpegs(256)[: 4 * BATCH_SIZE]
+    out = torch.empty(BATCH_SIZE, 2, 224, 224, 3)
 
     def ours() -> Iterator[torch.Tensor]:
         views = HostViews(SIMCLR, 224, lambda index: torch.Generator().manual_seed(index))
@@ -241,7 +244,7 @@ def _c2(options: Options) -> Iterator[Experiment]:
             )
             rendered, render_rows = views.start(start, len(images))
             render_rows(images, torch.tensor(sizes), slice(0, len(images)))
-            yield normalize_views(rendered, IMAGE_MEAN, IMAGE_STD)
+            yield normalize_views(rendered, IMAGE_MEAN, IMAGE_STD, out)
 
     def peer() -> Iterator[torch.Tensor]:
         for start in range(0, len(encoded), BATCH_SIZE):
