@@ -209,7 +209,7 @@ def test_flops_are_those_of_the_multiplications(runs):
     def block(tokens: int, width: int) -> int:
         return 2 * tokens * (4 * width**2 + 8 * width**2) + 2 * 2 * tokens**2 * width
 
-    expected = 2 * patches * pixels * width + block(1 + visible, width) + 2 * (1 + visible) * width * decoder
+    expected = 2 * visible * pixels * width + block(1 + visible, width) + 2 * (1 + visible) * width * decoder
     expected += 2 * block(1 + patches, decoder) + 2 * (1 + patches) * decoder * pixels
     assert forward_flops(result) == pytest.approx(expected, rel=0.01)
 

@@ -137,7 +137,7 @@ def read_some(source: ImageSource, num_images: int, image_size: int) -> ImageBat
     """Images in a seeded random order, decoded to squares of `image_size` pixels: the same ones for every size."""
     num_images = min(num_images, source.num_rows)
     loader = ImageLoader(source, batch_size=min(BATCH_SIZE, num_images), image_size=image_size, drop_last=False)
-    batches = list(islice(loader.epoch(0), -(-num_images // loader.batch_size)))
+    batches = list(islice(loader.epoch(0), -(-num_images // loader.order.batch_size)))
     images, sizes, labels = (
         torch.cat([getattr(batch, name) for batch in batches])[:num_images] for name in ("images", "sizes", "labels")
     )
