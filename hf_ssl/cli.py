@@ -4,10 +4,12 @@ Imports that take time stand inside the commands, so that help and errors come a
 """
 
 import difflib
+import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -74,7 +76,8 @@ def _run(argv: list[str]) -> int:
     command = load_command(name)
     if not {"-h", "--help"} & set(argv):
         _quiet_libraries()
-    command.run(argv[1:], shlex.join(["hf-ssl", *argv]))
+    with _log_on_stderr():
+        command.run(argv[1:], shlex.join(["hf-ssl", *argv]))
     return 0
 
 
@@ -116,6 +119,19 @@ def _quiet_libraries() -> None:
 
     # Whenever that is: importing transformers takes a second, which a wrong command line need not wait for.
     call_after_import("transformers.utils.logging", disable_loading_bars)
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show what the package logs: images that are replaced, the cache that was chosen."""
+    logger, handler = logging.getLogger("hf_ssl"), logging.StreamHandler()
+    # Of several processes the first alone tells what all do.
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _red(text: str) -> str:

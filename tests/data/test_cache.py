@@ -416,7 +416,7 @@ def test_auto_takes_what_fits_and_says_why(expected, device, free, options, sour
     caplog.set_level(logging.INFO)
     options = {"epochs": 10, **options}
     assert choose_cache("auto", source, 16, device=device, **options) == expected
-    assert len(caplog.records) == 1 and f"cache {expected}, as" in caplog.text
+    assert len(caplog.records) == 1 and f"Cache: {expected} for" in caplog.text and ", as " in caplog.text
 
 
 def test_auto_keeps_no_stream_and_takes_a_cache_that_is_there(source, pinned_stream, resources):

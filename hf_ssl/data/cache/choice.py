@@ -63,8 +63,8 @@ def choose_cache(
     if requested == "auto":
         kind, reason = _choose(source, image_size, epochs, device, num_processes, folder, needed)
         logger.info(
-            "The %s of %d images at %d pixels: cache %s, as %s.",
-            *(in_units(needed), source.num_rows, image_size, kind, reason),
+            "Cache: %s for %d images at %d pixels (%s decoded), as %s.",
+            *(kind, source.num_rows, image_size, in_units(needed), reason),
         )
         return kind
     if requested == "device":
