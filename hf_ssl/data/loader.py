@@ -80,7 +80,7 @@ class ImageLoader:
         shuffle: draw a new order every epoch: a permutation of all rows where they can be read at random, a shuffle
             buffer where the source is a stream. Otherwise rows come in the source's order.
         drop_last: see `BatchOrder`.
-        num_threads: number of threads that decode and render; fewer where the renderer is better off with fewer.
+        num_threads: number of threads that decode and render; with `decoded`, no more than the renderer has use for.
         decoded: the images of the source, decoded before; nothing is then read from it.
         renderer: makes views of each image in the threads; without one, images come whole.
         pin_memory: whether batches lie in page-locked memory, from which GPUs copy while they compute.
@@ -111,7 +111,8 @@ class ImageLoader:
         self.source = source
         self.order = BatchOrder(source.num_rows, batch_size, seed, rank, world_size, shuffle, drop_last)
         self.image_size = image_size
-        most = None if renderer is None else renderer.max_threads
+        # Where there is nothing to decode, rendering is all that the threads do.
+        most = renderer.max_threads if renderer is not None and decoded is not None else None
         self.num_threads = num_threads if most is None else min(num_threads, most)
         self.decoded = decoded
         self.renderer = renderer
