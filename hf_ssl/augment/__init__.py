@@ -1,7 +1,7 @@
 """Views of images: every parameter is sampled once, for a whole batch, and applied by one of two executors.
 
 `device` renders batches of float tensors, where a GPU is; `host` renders 8 bit images on the CPU, in the loader's
-threads. The same parameters give the same views.
+threads. The same parameters give the same views. Importing this turns off OpenCV's own threads.
 """
 
 from .device.rendering import render_view

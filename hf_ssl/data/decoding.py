@@ -152,7 +152,10 @@ def _is_within_limit(height: int, width: int) -> bool:
 
 
 def _check_end(image: PIL.Image.Image, data: bytes, draft_size: int | None) -> None:
-    """Check that a JPEG was not cut short and closed again, which Pillow does not see."""
+    """Check that a JPEG was not cut short and closed again, which Pillow does not see.
+
+    What neither sees: a cut at a restart marker, and a progressive JPEG that lacks only its later, finer scans.
+    """
     if image.format not in ("JPEG", "MPO"):
         return
     if not ends_in_missing_grey(image.getpixel((image.width - 1, image.height - 1))):

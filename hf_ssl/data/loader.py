@@ -238,11 +238,11 @@ class ImageLoader:
             rows.close()
 
     def report(self, row: int, error: UndecodableImageError) -> None:
-        """Count an image that cannot be decoded, and say so once for each row."""
+        """Count an image that cannot be decoded, and say so once for each row; a cache has said it before."""
         with self._report_lock:
             self.num_undecodable += 1
             # Across epochs a position in a shuffled stream is not always the same image.
-            known = row in self._reported and (self.decoded is not None or not self.source.is_stream)
+            known = self.decoded is not None or (row in self._reported and not self.source.is_stream)
             self._reported.add(row)
         if not known:
             logger.warning("Row %d of %s (%s) is replaced: %s", row, self.source.name, self.source.split, error)

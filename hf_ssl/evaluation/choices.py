@@ -84,8 +84,8 @@ def choose_settings(
 ) -> tuple[float, float]:
     """Choose the pair of learning rate and weight decay of SGD or LARS by the accuracy on the held-out images.
 
-    All pairs are trained at once on the other nine tenths. A tie goes to the pair that comes first; one that diverged
-    is worse than any other.
+    All pairs are trained at once on the other nine tenths. A tie goes to the pair that comes first; one that is no
+    longer finite is worse than any other.
 
     Args:
         inputs: float32 (N, D), standardised if the probe has a batch norm.

@@ -151,6 +151,10 @@ def _search_line(
 
 def _hessian_factor(covariance: torch.Tensor, num_classes: int, weight_decay: float) -> torch.Tensor:
     """The Cholesky factor of one class's Hessian at zero weights, computed in float64."""
+    if not covariance.isfinite().all():
+        raise FloatingPointError(
+            "The products of the features are too large for float32; set batch_norm, which standardises them."
+        )
     hessian = covariance.double() / num_classes
     # The rounding of a float32 covariance makes eigenvalues of 0 slightly negative.
     rounding = 1e-4 * hessian.diagonal().mean() + 1e-12

@@ -4,6 +4,7 @@ Learning rate and weight decay may be several, a grid: the best is chosen on a t
 """
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,7 +64,9 @@ class ProbeArguments:
         self.learning_rate = _number_or_list("learning_rate", self.learning_rate)
         self._check("solver", self.solver in SOLVERS, f"among {', '.join(SOLVERS)}")
         self._check("schedule", self.schedule in SCHEDULES, f"among {', '.join(SCHEDULES)}")
-        self._check("weight_decay", all(value >= 0 for value in self.weight_decays), "of 0 or more")
+        self._check(
+            "weight_decay", all(0 <= value < math.inf for value in self.weight_decays), "of 0 or more, and finite"
+        )
         self._check("max_iterations", self.max_iterations >= 1, "of at least 1")
         self._check("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._check("seed", self.seed >= 0, "of 0 or more")
@@ -97,7 +100,7 @@ class ProbeArguments:
                     f"{name} is missing for the solver {self.solver}; give one ({EXAMPLES[self.solver]})."
                 )
             values = self.learning_rates if name == "learning_rate" else [getattr(self, name)]
-            self._check(name, all(value > 0 for value in values), "above 0")
+            self._check(name, all(0 < value < math.inf for value in values), "above 0, and finite")
         if self.weight_decay is None:
             raise ValueError(
                 f"weight_decay is missing for the solver {self.solver}, as only lbfgs chooses one; give it "
@@ -123,7 +126,10 @@ def _number_or_list(name: str, value: float | list[float] | None) -> float | lis
     if not value:
         raise ValueError(f"{name} is an empty list; give at least one number, or leave it out.")
     # YAML reads 1e-3 as text.
-    numbers = [float(number) for number in value]
+    try:
+        numbers = [float(number) for number in value]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value}; give numbers, such as [0.1, 1].") from error
     return numbers[0] if len(numbers) == 1 else numbers
 
 

@@ -72,13 +72,18 @@ def find_checkpoint(run: Path, resume_from: str) -> Path:
     return Path(resume_from)
 
 
+def read_position(checkpoint: Path) -> Position:
+    """Where the run stood when it wrote a checkpoint."""
+    return Position(**json.loads((checkpoint / POSITION).read_text()))
+
+
 def load_checkpoint(accelerator: Accelerator, run: Path, checkpoint: Path, order: dict[str, Any]) -> Position:
     """Restore model, optimiser, schedule and random states, and say where the run stands.
 
     Raises:
         ValueError: if the run was started with another order of examples, or its folder holds later checkpoints.
     """
-    position = Position(**json.loads((checkpoint / POSITION).read_text()))
+    position = read_position(checkpoint)
     later = [path for path in list_checkpoints(run) if path.name > f"step-{position.step:08d}"]
     if later:
         raise ValueError(

@@ -22,7 +22,14 @@ from hf_ssl.data.sources import open_source
 from hf_ssl.models.encoder import choose_attention
 from hf_ssl.randomness import random_states_kept
 from hf_ssl.training.arguments import PretrainArguments
-from hf_ssl.training.checkpoints import Position, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from hf_ssl.training.checkpoints import (
+    Position,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_position,
+    save_checkpoint,
+)
 from hf_ssl.training.gradient_cache import check_gradient_cache, gradient_cached_backward
 from hf_ssl.training.initialization import create_model
 from hf_ssl.training.interruption import Interruption
@@ -99,6 +106,10 @@ def pretrain(
         label_column=None,
         num_rows=arguments.num_train_images,
     )
+    checkpoint, continues_from_originals = None, None
+    if arguments.resume_from_checkpoint is not None:
+        checkpoint = find_checkpoint(run, arguments.resume_from_checkpoint)
+        continues_from_originals = read_position(checkpoint).order.get("cache") == "none"
     views = TrainingViews(
         source,
         arguments,
@@ -107,6 +118,7 @@ def pretrain(
         on_host=device.type == "cpu",
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        continues_from_originals=continues_from_originals,
     )
     accumulation = arguments.gradient_accumulation_steps
     effective_batch_size = arguments.batch_size * accumulation * accelerator.num_processes
@@ -128,8 +140,7 @@ def pretrain(
     set_seed(arguments.seed, device_specific=True)
 
     position = Position(order=_order(arguments, accelerator, total_steps, views))
-    if arguments.resume_from_checkpoint is not None:
-        checkpoint = find_checkpoint(run, arguments.resume_from_checkpoint)
+    if checkpoint is not None:
         # The state holds the rates it was saved with; what is asked for now counts.
         asked = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
         position = load_checkpoint(accelerator, run, checkpoint, position.order)
@@ -143,6 +154,7 @@ def pretrain(
         command,
         source,
         initialized_from,
+        "originals" if views.from_originals else "squares",
         effective_batch_size,
         steps_per_epoch,
         device,

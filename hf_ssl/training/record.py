@@ -33,6 +33,7 @@ class RunRecord:
         command: the command line.
         source: the images.
         initialized_from: the model whose weights the run started from, None for random ones.
+        crops_from: "originals", or "squares" of `storage_size`.
         effective_batch_size: images of an optimiser step over all processes.
         steps_per_epoch: optimiser steps of an epoch.
         device: of this process.
@@ -45,6 +46,7 @@ class RunRecord:
     command: str
     source: ImageSource
     initialized_from: str | None
+    crops_from: str
     effective_batch_size: int
     steps_per_epoch: float
     device: torch.device
@@ -71,6 +73,7 @@ class RunRecord:
             "revision": self.source.revision,
             "split": self.arguments.train_split,
             "num_images": self.source.num_rows,
+            "crops_from": self.crops_from,
             "epochs": position.step / self.steps_per_epoch,
             "steps": position.step,
             "effective_batch_size": self.effective_batch_size,

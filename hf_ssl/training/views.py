@@ -1,7 +1,8 @@
 """The views of every micro-batch of a run, from the data source to what the model is given.
 
 The order of images is a pure function of (seed, epoch, rank, world size), the views of a micro-batch one of (seed, its
-position in the run, rank): neither depends on threads, on what is cached, or on where the views are rendered.
+position in the run, rank): neither depends on threads, on what is cached, or on where the views are rendered. What
+crops are cut from does: images as they are stored, on the host without a cache; otherwise squares of `storage_size`.
 """
 
 import os
@@ -35,6 +36,8 @@ class TrainingViews:
         on_host: where views are rendered; on the host is right for a CPU, on the device for a GPU.
         rank: index of this process.
         world_size: number of processes.
+        continues_from_originals: what the crops of a run that is resumed came from, which "auto" then keeps to; None
+            for a new one.
     """
 
     def __init__(
@@ -47,12 +50,13 @@ class TrainingViews:
         on_host: bool,
         rank: int = 0,
         world_size: int = 1,
+        continues_from_originals: bool | None = None,
     ):
         self.arguments, self.config, self.device = arguments, config, device
         self.on_host = on_host
         self.order = BatchOrder(source.num_rows, arguments.batch_size, arguments.seed, rank, world_size)
         size, threads = arguments.storage_size or config.image_size, arguments.num_threads
-        self.cache = self._choose_cache(source, size)
+        self.cache = self._choose_cache(source, size, continues_from_originals)
         decoded = None
         if self.cache == "disk":
             decoded = open_disk_cache(source, size, threads)
@@ -74,7 +78,7 @@ class TrainingViews:
                 pin_memory=device.type == "cuda",
             )
 
-    def _choose_cache(self, source: ImageSource, size: int) -> str:
+    def _choose_cache(self, source: ImageSource, size: int, continues_from_originals: bool | None) -> str:
         arguments, epochs = self.arguments, self.arguments.epochs
         if arguments.max_steps is not None:
             micro_batches = arguments.max_steps * arguments.gradient_accumulation_steps
@@ -85,7 +89,11 @@ class TrainingViews:
         if self.order.world_size > 1:
             # What is free differs from one process to the next, and with it what "auto" chooses.
             broadcast_object_list(chosen)
-        return chosen[0]
+        if arguments.cache != "auto" or continues_from_originals is None or not self.on_host:
+            return chosen[0]
+        if continues_from_originals:
+            return "none"
+        return "disk" if chosen[0] == "none" else chosen[0]
 
     @property
     def from_originals(self) -> bool:

@@ -151,6 +151,11 @@ def test_a_flat_image_stays_flat_however_extreme_its_crop(height, width):
     assert (on_host(images, sample_view(policy, sides(images), seeded()), 16) == 77).all()
 
 
+def test_a_sliver_of_a_squeezed_image_is_still_a_crop():
+    parameters = sample_view(ViewPolicy(jitter_prob=0, blur_prob=0), torch.tensor([[1, 50_000_000]] * 20), seeded())
+    assert (on_host(torch.full((20, 3, 32, 32), 77, dtype=torch.uint8), parameters, 16) == 77).all()
+
+
 def test_host_views_are_the_devices_with_the_same_generator_whatever_the_pieces():
     images = pictures(12, 32)
     policies = [ViewPolicy(), ViewPolicy(blur_prob=0, crop_scale=(0.5, 1))]

@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -390,7 +391,7 @@ def resources(monkeypatch):
         """In multiples of what the images need."""
         monkeypatch.setattr(choice, "_available_memory", lambda: int(memory * NEEDED))
         monkeypatch.setattr(choice, "_free_on", lambda device_: int(device * NEEDED))
-        monkeypatch.setattr(choice, "_free_space", lambda folder: int(space * NEEDED))
+        monkeypatch.setattr(choice, "_free_space", lambda *place: int(space * NEEDED))
 
     return set_resources
 
@@ -467,9 +468,23 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     assert choice._available_memory() > 10**8
 
 
-def test_the_free_space_is_that_of_the_disk(tmp_path):
+def test_what_is_replaced_counts_as_free_space_and_leftovers_are_removed_first(source, monkeypatch):
+    usage = SimpleNamespace(free=NEEDED - 1)
+    monkeypatch.setattr(choice.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(OSError, match="make space"):
+        choose_cache("disk", source, 16, 10, CPU)
+    leftover = disk.caches_folder() / ".other.building"
+    leftover.mkdir(parents=True)
+    stale = disk._place(source, 16, None)
+    stale.mkdir()
+    (stale / "images.npy").write_bytes(b"x")
+    assert choose_cache("disk", source, 16, 10, CPU) == "disk"
+    assert not leftover.exists()
+
+
+def test_the_free_space_is_that_of_the_disk(source, tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    assert choice._free_space(tmp_path / "not" / "yet") == pytest.approx(free, rel=0.05)
+    assert choice._free_space(source, 16, tmp_path / "not" / "yet") == pytest.approx(free, rel=0.05)
 
 
 def test_images_in_rows_and_in_files_are_decoded_alike(tmp_path, source):

@@ -146,6 +146,19 @@ def test_a_finished_run_is_not_overwritten(tmp_path, texture_folder):
     assert all(torch.equal(weight, before[name]) for name, weight in weights(tmp_path / "run").items())
 
 
+def test_a_resumed_run_keeps_to_what_its_crops_came_from(tmp_path, texture_folder, monkeypatch):
+    whole = run(tmp_path, "mae", texture_folder, output="whole", cache="none")
+    run(tmp_path, "mae", texture_folder, cache="none", checkpoint_limit=9)
+    for folder in ("results.json", "pretraining", "checkpoints/step-00000006", "checkpoints/step-00000008"):
+        path = tmp_path / "run" / folder
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # What "auto" would choose for a new run now.
+    monkeypatch.setattr(views, "choose_cache", lambda requested, *args, **kwargs: "memory")
+    resumed = run(tmp_path, "mae", texture_folder, "--resume_from_checkpoint", "latest", cache="auto")
+    assert read_results(resumed / "results.json")["pretraining"]["crops_from"] == "originals"
+    assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(whole).items())
+
+
 def test_resuming_with_another_order_is_refused(tmp_path, texture_folder):
     finished = run(tmp_path, "mae", texture_folder)
     (finished / "results.json").unlink()

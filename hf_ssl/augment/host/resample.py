@@ -35,8 +35,10 @@ def place_crops(images: Sequence[np.ndarray], parameters: ViewParameters) -> lis
     # The scaling may leave a whole number a rounding away from itself.
     rounded = np.rint(boxes)
     boxes = np.where(np.abs(boxes - rounded) < 1e-6, rounded, boxes)
-    starts = np.floor(boxes[:, :2])
-    stops = np.ceil(boxes[:, :2] + boxes[:, 2:])
+    # A box may be a sliver of a pixel, where a very long image was squeezed.
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 1e-6)
+    starts = np.minimum(np.floor(boxes[:, :2]), sides - 1)
+    stops = np.maximum(np.ceil(boxes[:, :2] + boxes[:, 2:]), starts + 1)
     rows, columns = (
         map(slice, starts[:, axis].astype(int).tolist(), stops[:, axis].astype(int).tolist()) for axis in range(2)
     )

@@ -10,7 +10,14 @@ import psutil
 import torch
 
 from hf_ssl.data.cache.decoded import required_bytes
-from hf_ssl.data.cache.disk import caches_folder, in_units, is_cached, no_space_error
+from hf_ssl.data.cache.disk import (
+    caches_folder,
+    in_units,
+    is_cached,
+    no_space_error,
+    remove_leftovers,
+    replaced_bytes,
+)
 from hf_ssl.data.sources import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -71,8 +78,10 @@ def choose_cache(
         _check_device(device, needed)
     if requested in ("device", "memory"):
         _check_memory(requested, needed, num_processes)
-    if requested == "disk" and not is_cached(source, image_size, folder) and needed > _free_space(folder):
-        raise no_space_error(caches_folder(folder), needed, _free_space(folder))
+    if requested == "disk" and not is_cached(source, image_size, folder):
+        space = _free_space(source, image_size, folder)
+        if needed > space:
+            raise no_space_error(caches_folder(folder), needed, space)
     return requested
 
 
@@ -98,7 +107,7 @@ def _choose(
         return "memory", f"they fit into a third of its available {in_units(memory)}"
     if is_cached(source, image_size, folder):
         return "disk", f"they are there already, in '{caches_folder(folder)}'"
-    space = _free_space(folder)
+    space = _free_space(source, image_size, folder)
     if needed <= space / 2:
         return "disk", f"they fit into half of the {in_units(space)} free in '{caches_folder(folder)}'"
     return "none", (
@@ -151,9 +160,12 @@ def _available_memory() -> int:
     return min(available, int(limit) - int(used) + int(given_up))
 
 
-def _free_space(folder: str | Path | None) -> int:
-    """Free bytes where disk caches are or will be; none where this process may not write."""
-    place = caches_folder(folder).absolute()
+def _free_space(source: ImageSource, image_size: int, folder: str | Path | None) -> int:
+    """Bytes that a disk cache of these images may take, in place of an earlier one; 0 where it may not be written."""
+    caches = place = caches_folder(folder).absolute()
     while not place.exists():
         place = place.parent
-    return shutil.disk_usage(place).free if os.access(place, os.W_OK | os.X_OK) else 0
+    if not os.access(place, os.W_OK | os.X_OK):
+        return 0
+    remove_leftovers(caches)
+    return shutil.disk_usage(place).free + replaced_bytes(source, image_size, folder)

@@ -79,6 +79,12 @@ def is_cached(source: ImageSource, image_size: int, folder: str | Path | None = 
     return _flaw(_place(source, image_size, folder), _key(source, image_size)) is None
 
 
+def replaced_bytes(source: ImageSource, image_size: int, folder: str | Path | None = None) -> int:
+    """Size of the cache that `open_disk_cache` would remove before it builds these images' anew."""
+    place = _place(source, image_size, folder)
+    return sum(path.stat().st_size for path in place.glob("*") if path.is_file())
+
+
 def caches_folder(folder: str | Path | None = None) -> Path:
     """The folder that holds all caches."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_ssl" if folder is None else Path(folder).expanduser()
@@ -208,7 +214,7 @@ def _build(
     place: Path, key: dict[str, str | int | None], source: ImageSource, image_size: int, num_threads: int
 ) -> None:
     building = place.with_name(f".{place.name}{_BUILDING}")
-    _remove_leftovers(place.parent)
+    remove_leftovers(place.parent)
     for old in (place, building):
         shutil.rmtree(old, ignore_errors=True)
     needed = required_bytes(source.num_rows, image_size)
@@ -232,7 +238,7 @@ def _build(
         raise
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what was left by processes that were killed while building; the lock of what is being built is taken."""
     for building in folder.glob(f".*{_BUILDING}"):
         lock = FileLock(building.with_name(f"{building.name.removeprefix('.').removesuffix(_BUILDING)}.lock"))
