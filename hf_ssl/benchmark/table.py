@@ -92,7 +92,7 @@ def describe_figure(figure: str, value: float, quantity: str) -> str:
     if figure == "speedup":
         return f"{value:.2f}×"
     if figure == "share":
-        return f"{100 * value:.2g} %"
+        return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
     if figure == "rate":
         return f"{number(value)}/s"
     return describe_quantity(value, quantity)
