@@ -71,7 +71,7 @@ class PretrainArguments:
     cache: Literal["auto", "device", "memory", "disk", "none"] = _argument(
         "auto", "Where images stay once they are decoded, squeezed to storage_size; auto: where they fit, if at all."
     )
-    num_threads: int = _argument(2, "Decoding threads of each process.")
+    num_threads: int = _argument(2, "Threads of each process that decode images and, on a CPU, make their views.")
     views: Views = field(
         default_factory=lambda: Views([{}]), metadata={"help": "One mapping of ViewPolicy fields for each view."}
     )
